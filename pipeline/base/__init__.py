@@ -1,0 +1,1 @@
+"""What every other package may import: tables, settings, errors, files, seeds and the typed batch."""

@@ -1,0 +1,67 @@
+"""The typed hand-over from the loader to a network. torch is named as a type only, so that importing this is light.
+
+Axes: B clips in the batch, T frames per clip, N distinct companion items, F companion frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(slots=True)
+class Companion:
+    """Companion items of a batch. Each distinct item stands here once, however many frames hear it."""
+
+    values: Tensor
+    """float32 [N, F, M]; audio: log-mel (natural logarithm of power), zero-padded at the end of F."""
+    lengths: Tensor
+    """int64 [N]; valid frames of each item, 1..F."""
+    align: Tensor
+    """int64 [B, T]; item of each frame, -1 where the frame has none."""
+
+    def to(self, device: torch.device | str) -> Companion:
+        return Companion(*(x.to(device, non_blocking=True) for x in (self.values, self.lengths, self.align)))
+
+
+@dataclass(slots=True)
+class Batch:
+    """Clips of frames, with labels and companions."""
+
+    frames: Tensor
+    """uint8 [B, T, 3, H, W], RGB; normalised on the device by the network (mean 0.5, std 0.5)."""
+    label: Tensor
+    """int64 [B]; training label 0..K-1, -1 for clips that do not train."""
+    camera: Tensor
+    """int64 [B]; camera index from 0."""
+    tracklet: list[str]
+    """Tracklet of each clip; in evaluation several clips share one."""
+    companions: dict[str, Companion] = field(default_factory=dict)
+    """By kind ('audio'); empty where the network may not hear."""
+
+    def frames_only(self) -> Batch:
+        """The same clips without companions: what a student sees."""
+        return replace(self, companions={})
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy to a device; pinned tensors are copied without waiting."""
+        return Batch(
+            *(x.to(device, non_blocking=True) for x in (self.frames, self.label, self.camera)),
+            self.tracklet,
+            {kind: companion.to(device) for kind, companion in self.companions.items()},
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's DataLoader when pinning is on."""
+        for companion in self.companions.values():
+            companion.values, companion.lengths, companion.align = (
+                companion.values.pin_memory(),
+                companion.lengths.pin_memory(),
+                companion.align.pin_memory(),
+            )
+        self.frames, self.label, self.camera = self.frames.pin_memory(), self.label.pin_memory(), self.camera.pin_memory()
+        return self

@@ -1,0 +1,140 @@
+"""Strict building of frozen settings classes from plain mappings, and the JSON schema of the same classes.
+
+In:   mappings as YAML or JSON gives them.   Out: dataclass instances, or a ConfigError that names the key.
+The dataclasses in `config.py` are the only home of defaults, units and range checks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pipeline.base.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+_PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def build(cls: type[T], value: Any, where: str = "") -> T:
+    """Make `cls` from a mapping; nested dataclasses, tuples and dicts are made likewise.
+
+    Raises:
+        ConfigError: a key is unknown (with the nearest known one), missing, of another type,
+            or the class's own ``__post_init__`` refuses the value.
+    """
+    return _convert(cls, value, where or cls.__name__)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build_class(kind, value, where)
+    if origin is typing.Literal:
+        if value not in arguments or isinstance(value, bool) != isinstance(arguments[arguments.index(value)], bool):
+            hint = did_you_mean(str(value), [str(a) for a in arguments])
+            raise ConfigError(f"{where}={value!r}: expected one of {', '.join(map(str, arguments))}{hint if 'mean' in hint else ''}")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}={value!r}: expected a list")
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        if len(value) != len(arguments):
+            raise ConfigError(f"{where}: expected {len(arguments)} entries, found {len(value)}")
+        return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}={value!r}: expected a mapping")
+        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) is not kind:
+        raise ConfigError(f"{where}={value!r}: expected {_PLAIN.get(kind, kind)}, found {type(value).__name__}")
+    return value
+
+
+def _build_class(cls: Any, value: Any, where: str) -> Any:
+    if isinstance(value, cls):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}={value!r}: expected a mapping of settings")
+    kinds = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in value:
+        if key not in fields:
+            raise ConfigError(f"{where}.{key}: unknown setting{did_you_mean(str(key), fields)}")
+    made = {key: _convert(kinds[key], item, f"{where}.{key}") for key, item in value.items()}
+    for name, field in fields.items():
+        if name not in made and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{name}: missing; this setting has no default")
+    try:
+        return cls(**made)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def plain(value: Any) -> Any:
+    """The inverse of :func:`build`: dataclasses, tuples and dicts as JSON-ready values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mappings deeply, everything else replaced; neither is changed."""
+    out = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            out[key] = merge(out[key], value)
+        else:
+            out[key] = value
+    return out
+
+
+def schema(cls: type) -> dict[str, Any]:
+    """The JSON schema of a settings class, with docstrings as descriptions."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": cls.__name__, **_schema(cls)}
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        kinds = typing.get_type_hints(kind)
+        required = [
+            f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        out: dict[str, Any] = {
+            "type": "object",
+            "description": (kind.__doc__ or "").strip().split("\n")[0],
+            "additionalProperties": False,
+            "properties": {f.name: _schema(kinds[f.name]) for f in dataclasses.fields(kind)},
+        }
+        return {**out, "required": required} if required else out
+    if origin is typing.Literal:
+        return {"enum": list(arguments)}
+    if origin is tuple:
+        return {"type": "array", "items": _schema(arguments[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _schema(arguments[1])}
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [{"type": "null"} if a is type(None) else _schema(a) for a in arguments]}
+    if kind is float:
+        return {"type": ["number", "string"]}  # YAML 1.1 reads 1e-4 as text
+    return {"type": _PLAIN[kind]}

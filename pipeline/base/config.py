@@ -1,0 +1,534 @@
+"""All settings of dubtrack: defaults, units, reasons and range checks. YAML holds only what differs.
+
+Layers, lowest first: the classes below, ``workflow/config/*.yaml``, ``--configfile``, ``--config``.
+``workflow/schemas/config.schema.json`` is generated from this file (``make schema``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.base.errors import ConfigError, did_you_mean
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""Names of data sets, voices, companions, methods, stages: they become parts of paths, split at '-'."""
+
+SPLIT_NAME = re.compile(r"[a-z0-9_]+")
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ConfigError(message)
+
+
+# --- media -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FramesConfig:
+    """How one frame is stored in a shard."""
+
+    height: int = 256
+    """Pixels. A source JPEG of exactly height x width is packed byte for byte."""
+    width: int = 128
+    """Pixels."""
+    quality: int = 95
+    """JPEG quality of frames that have to be resized (bicubic) and encoded once."""
+    broken: Literal["stop", "drop"] = "stop"
+    """stop: a broken frame ends the step with the list of all broken ones; drop: it is left out and listed."""
+
+    def __post_init__(self) -> None:
+        _require(self.height >= 16 and self.width >= 16, f"height={self.height}, width={self.width}: at least 16 pixels each")
+        _require(1 <= self.quality <= 100, f"quality={self.quality}: must be in 1..100")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AudioConfig:
+    """How one voice clip becomes a log-mel picture: mono, soxr HQ to `rate`, power mel bands, natural logarithm."""
+
+    rate: int = 16000
+    """Samples per second after resampling."""
+    window: int = 400
+    """Samples per Hann window (25 ms at 16 kHz)."""
+    hop: int = 160
+    """Samples between window starts (10 ms at 16 kHz)."""
+    n_fft: int = 512
+    """Samples per Fourier transform; the window is zero-padded to it."""
+    bands: int = 80
+    """Mel bands: the last axis of the feature. A filter bank with an empty filter is refused."""
+    low_hz: float = 20.0
+    """Lower edge of the lowest band."""
+    high_hz: float = 7600.0
+    """Upper edge of the highest band. Resamplers differ above: keep some distance to rate / 2."""
+    floor: float = 1e-10
+    """Power below which the logarithm is cut off."""
+    max_seconds: float = 5.0
+    """Longer clips are cut to this length around their centre before they are stored."""
+    min_seconds: float = 0.5
+    """Shorter clips are quarantined."""
+    silence_dbfs: float = -60.0
+    """Clips whose root mean square is below this level are quarantined as silent."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.hop <= self.window, f"hop={self.hop}: must be in 1..window={self.window}, else samples are skipped")
+        _require(self.window <= self.n_fft, f"n_fft={self.n_fft}: must be at least window={self.window}")
+        _require(
+            0 <= self.low_hz < self.high_hz <= self.rate / 2,
+            f"low_hz={self.low_hz}, high_hz={self.high_hz}: need 0 <= low < high <= rate/2={self.rate / 2}",
+        )
+        _require(self.bands >= 1, f"bands={self.bands}: at least 1")
+        _require(0 < self.min_seconds <= self.max_seconds, f"min_seconds={self.min_seconds}: must be in 0..max_seconds={self.max_seconds}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignmentConfig:
+    """Which companion item goes with which run of frames (specs: allocation, section 2.3; controls, section 10)."""
+
+    policy: Literal["id_speaker", "shuffled", "random_clip", "single_speaker", "silence", "noise", "recorded"] = "id_speaker"
+    """id_speaker: one speaker per identity, at most one identity per speaker. recorded: the tracklet's own sound.
+    The others are controls: shuffled (the clips of id_speaker, permuted over all runs), random_clip (any clip for any
+    run), single_speaker (one voice for all), silence, noise."""
+    run: int = 6
+    """Frames that share one clip."""
+    group_scope: Literal["tracklet", "identity"] = "tracklet"
+    """Runs restart at each tracklet, or (parity with the released scripts) only at each identity."""
+    order: Literal["need", "identity"] = "need"
+    """Identities are served by falling need, or (parity) by name."""
+    fit: Literal["best", "largest_first"] = "best"
+    """The smallest speaker that suffices, or (parity) the largest one left."""
+    reuse: bool = False
+    """Let a speaker's clips repeat when an identity needs more than there are."""
+    oracle_test_audio: bool = False
+    """Dub test identities too. Every number that hears such audio is label-derived and carries the word 'oracle'."""
+
+    def __post_init__(self) -> None:
+        _require(self.run >= 1, f"run={self.run}: at least 1 frame")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompanionConfig:
+    """One companion signal of a tracklet: its medium, where its items come from, how they are aligned."""
+
+    kind: Literal["audio"] = "audio"
+    """Medium; names the encoder (pipeline/features) and the load-time half (shards/prepare)."""
+    voices: str = ""
+    """Name of a `voices` entry; empty: the one named by the data set."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VoicesConfig:
+    """A collection of voice clips."""
+
+    source: Literal["common_voice"] = "common_voice"
+    """Grammar (pipeline/sources)."""
+    table: str = "train.tsv"
+    """Table below the root that lists the clips to use."""
+    generated: bool = False
+    """The root is made by the `make_demo` step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetConfig:
+    """One set of tracklets. Its folder is ``roots.<name>``."""
+
+    source: Literal["mars", "ilidsvid", "prid2011", "manifest"]
+    """Grammar (pipeline/sources)."""
+    splits: tuple[str, ...]
+    """Splits to run: 'official' for MARS, '0'..'9' for iLIDS-VID and PRID-2011, any name for a manifest."""
+    voices: str = "common_voice"
+    """Name of a `voices` entry, for companions that do not name one."""
+    subset: bool = False
+    """Only a part of the data set is there: official counts and missing halves are not errors."""
+    generated: bool = False
+    """The root is made by the `make_demo` step; the report may show its frames and voices."""
+    shards: int = 8
+    """Number of shards, which is the number of jobs per stage; aim at ten minutes of work each."""
+    frames: FramesConfig = field(default_factory=FramesConfig)
+    protocols: tuple[str, ...] = ("market",)
+    """Retrieval protocols to score (evaluate/protocols.py); the first is the headline."""
+
+    def __post_init__(self) -> None:
+        _require(self.shards >= 1, f"shards={self.shards}: at least 1")
+        _require(len(self.splits) > 0, "splits: name at least one")
+        for split in self.splits:
+            _require(SPLIT_NAME.fullmatch(split) is not None, f"splits: '{split}' must match {SPLIT_NAME.pattern}")
+        _require(len(self.protocols) > 0, "protocols: name at least one")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoConfig:
+    """Size and seed of the generated data (pipeline/demo)."""
+
+    seed: int = 7
+    train_identities: int = 24
+    """Persons in the training half of the MARS-like set."""
+    test_identities: int = 24
+    """Persons in its test half."""
+    cameras: int = 4
+    """Cameras of the MARS-like set (at most 6)."""
+    tracklets: int = 5
+    """Mean number of tracklets per person in the MARS-like set."""
+    distractors: int = 20
+    """Distractor tracklets (identity 0000) in its test half."""
+    junk: int = 4
+    """Junk tracklets (identity 00-1) in its test half."""
+    frames: tuple[int, ...] = (6, 20)
+    """Shortest and longest tracklet."""
+    pairs: int = 8
+    """Persons seen by both cameras in the iLIDS-VID-like and PRID-2011-like sets; half of them train in each split."""
+    speakers: int = 32
+    """Speakers of the Common-Voice-like set."""
+    seconds: tuple[float, ...] = (1.0, 2.5)
+    """Shortest and longest clip."""
+
+    def __post_init__(self) -> None:
+        _require(2 <= self.cameras <= 6, f"cameras={self.cameras}: must be in 2..6")
+        _require(
+            len(self.frames) == 2 and 2 <= self.frames[0] <= self.frames[1] <= 999, f"frames={self.frames}: shortest and longest, 2..999"
+        )
+        _require(
+            len(self.seconds) == 2 and 0.6 <= self.seconds[0] <= self.seconds[1], f"seconds={self.seconds}: shortest and longest, from 0.6"
+        )
+        _require(self.pairs >= 4 and self.pairs % 2 == 0, f"pairs={self.pairs}: an even number from 4")
+        _require(self.train_identities >= 2 and self.test_identities >= 2, "at least 2 identities in each half")
+        _require(self.speakers >= self.train_identities + 2, f"speakers={self.speakers}: at least train_identities + 2")
+
+
+# --- method ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """DubberNet's numbers (specs/dubbernet.md sections 4 and 5). The defaults are the full ViT-B/16."""
+
+    width: int = 768
+    """Token width D."""
+    depth: int = 12
+    """Transformer blocks, the last of which is the head's."""
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    patch: int = 16
+    """Pixels."""
+    stride: int = 12
+    """Pixels between patches; 12 overlaps them (211 tokens at 256x128), 16 does not (129)."""
+    fusion_after_blocks: tuple[int, ...] = (4, 8)
+    """0-based indices of the blocks after which injection (teacher) or perception (student) follows."""
+    adapter_ratio: float = 0.25
+    """Hidden width of the audio adapter as a part of `width`."""
+    camera_scale: float = 3.0
+    """Coefficient of the camera embedding added to all tokens; 0 switches it off."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last block; linear from 0."""
+    audio_tokens: int = 16
+    """Tokens L per clip; at least 2, because attention over one key does not look at the image."""
+    audio_frames: int = 500
+    """Log-mel frames that a clip is padded or cut to before it is turned into tokens."""
+
+    def __post_init__(self) -> None:
+        _require(self.width % self.heads == 0, f"heads={self.heads}: must divide width={self.width}")
+        _require(self.depth >= 2, f"depth={self.depth}: at least 2 (trunk and head)")
+        _require(1 <= self.stride <= self.patch, f"stride={self.stride}: must be in 1..patch={self.patch}")
+        for block in self.fusion_after_blocks:
+            _require(
+                0 <= block < self.depth - 1, f"fusion_after_blocks: {block} is outside 0..{self.depth - 2} (the last block is the head)"
+            )
+        _require(tuple(sorted(set(self.fusion_after_blocks))) == self.fusion_after_blocks, "fusion_after_blocks: rising, no repeats")
+        _require(
+            self.audio_tokens >= 2,
+            f"audio_tokens={self.audio_tokens}: at least 2, because attention over one key gives the same vector for every patch",
+        )
+        _require(self.audio_frames >= self.audio_tokens, f"audio_frames={self.audio_frames}: at least audio_tokens={self.audio_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipConfig:
+    """How frames are drawn from a tracklet (specs/dubbernet.md section 3.3)."""
+
+    frames: int = 6
+    """T, frames per clip: one from each of T equal segments in training, consecutive chunks in evaluation."""
+    max_clips: int = 41
+    """Chunks of a tracklet that are used in evaluation; 0 means all."""
+
+    def __post_init__(self) -> None:
+        _require(self.frames >= 1, f"frames={self.frames}: at least 1")
+        _require(self.max_clips >= 0, f"max_clips={self.max_clips}: 0 (all) or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Training augmentation of frames (specs/dubbernet.md section 3.2)."""
+
+    flip: float = 0.5
+    """Chance of a horizontal flip."""
+    pad: int = 10
+    """Pixels of zero padding on every side before a random crop back to size; 0 switches it off."""
+    erase: float = 0.5
+    """Chance that a frame loses a rectangle."""
+    erase_area: tuple[float, ...] = (0.02, 0.4)
+    """Smallest and largest area of the rectangle as a part of the frame."""
+    erase_aspect: float = 0.3
+    """Smallest height over width; the largest is its inverse (log-uniform)."""
+    erase_level: int = 128
+    """Grey level of the rectangle, 0..255 (128 is zero after normalisation)."""
+    erase_attempts: int = 10
+    """Tries to fit the rectangle (1: as released)."""
+    shared: bool = True
+    """Flip and crop are the same for all frames of a clip; false: drawn per frame (as released)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.flip <= 1 and 0 <= self.erase <= 1, "flip and erase are chances in 0..1")
+        _require(self.pad >= 0, f"pad={self.pad}: 0 or more")
+        _require(
+            len(self.erase_area) == 2 and 0 < self.erase_area[0] <= self.erase_area[1] <= 1,
+            f"erase_area={self.erase_area}: smallest and largest part, 0..1",
+        )
+        _require(0 <= self.erase_level <= 255, f"erase_level={self.erase_level}: 0..255")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig:
+    """Identity-balanced batches: P identities x K tracklets."""
+
+    identities: int = 8
+    """P."""
+    tracklets: int = 4
+    """K; an identity with fewer tracklets is drawn with replacement."""
+
+    def __post_init__(self) -> None:
+        _require(self.identities >= 2, f"identities={self.identities}: at least 2, else the triplet loss has no negative")
+        _require(self.tracklets >= 1, f"tracklets={self.tracklets}: at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """Optimiser (specs/dubbernet.md section 6)."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.008
+    """Base learning rate."""
+    bias_lr_factor: float = 2.0
+    """Learning rate of parameters named *bias* relative to `lr`."""
+    momentum: float = 0.9
+    """SGD only."""
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"lr={self.lr}: must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """Learning rate per epoch: linear warm-up, then one cosine, set at the start of each epoch (epochs from 1)."""
+
+    warmup_epochs: int = 5
+    warmup_factor: float = 0.01
+    """Learning rate before the first epoch, relative to the base."""
+    final_factor: float = 0.002
+    """Learning rate at the end of the cosine, relative to the base."""
+    period: int = 0
+    """Epochs of the cosine; 0: as many as the stage has. As released: 120 for every stage."""
+
+    def __post_init__(self) -> None:
+        _require(self.warmup_epochs >= 0 and self.period >= 0, "warmup_epochs and period: 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """Distillation (specs/dubbernet.md sections 5.2 and 5.3)."""
+
+    temperature: float = 4.0
+    mask: Literal["normalized", "raw", "off", "detached_random"] = "normalized"
+    """How the mask generator weighs tokens; raw collapses to zero (kept as a control)."""
+    mask_dropout: float = 0.2
+    """Dropout on the mask before ReLU6."""
+    mask_target: float = 0.7
+    """rho of the budget term: mean of min(mask, 1)."""
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, f"temperature={self.temperature}: must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """One training of one network. Stages of a method may build on each other (`teacher`)."""
+
+    network: str
+    """Name in MODELS (model/registry.py)."""
+    task: Literal["identify", "distill"] = "identify"
+    epochs: int = 120
+    """0: the network as initialised, untrained (a control)."""
+    teacher: str = ""
+    """Stage whose weights teach this one; needed by the task 'distill'."""
+    hears: bool = False
+    """Whether the network reads the companion in training."""
+    evaluate: bool = True
+    """Whether embeddings and scores are made. A stage that hears label-derived audio cannot be evaluated soundly."""
+    weights: dict[str, float] = field(default_factory=lambda: {"identity": 1.0, "triplet": 1.0})
+    """Weight of every named loss term of the task; a term without a weight, or a weight without a term, stops the run."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, f"epochs={self.epochs}: 0 or more")
+        _require(
+            (self.task == "distill") == bool(self.teacher),
+            f"task={self.task}, teacher='{self.teacher}': 'distill' needs a teacher stage, other tasks have none",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodConfig:
+    """One method: a network, what it hears, how it is trained, in named stages."""
+
+    stages: dict[str, StageConfig]
+    companion: str = "audio"
+    """Name of a `companions` entry, or 'none'."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    smoothing: float = 0.1
+    """Label smoothing of the identity loss."""
+    workers: int = 2
+    """Loader processes; the order of samples does not depend on it."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on CUDA, fp32 on CPU."""
+    checkpoint_epochs: int = 1
+    """Epochs between checkpoints of the full training state."""
+
+    def __post_init__(self) -> None:
+        for name, stage in self.stages.items():
+            _require(NAME.fullmatch(name) is not None, f"stages: '{name}' must match {NAME.pattern}")
+            if stage.teacher:
+                _require(
+                    stage.teacher in self.stages and stage.teacher != name,
+                    f"stages.{name}.teacher='{stage.teacher}': no such stage{did_you_mean(stage.teacher, self.stages)}",
+                )
+            if stage.hears:
+                _require(self.companion != "none", f"stages.{name}.hears: the method's companion is 'none'")
+        _require(self.workers >= 0 and self.checkpoint_epochs >= 1, "workers: 0 or more; checkpoint_epochs: 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExperimentConfig:
+    """One line of the report: a method on a data set, over splits and seeds."""
+
+    method: str
+    dataset: str
+    stages: tuple[str, ...] = ()
+    """Stages to evaluate; empty: all that can be evaluated."""
+    splits: tuple[str, ...] = ()
+    """Empty: all splits of the data set."""
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """What the report shows."""
+
+    title: str = "dubtrack report"
+    media: Literal["generated", "all", "none"] = "generated"
+    """Whose frames and voices are put into the report: those of generated data, all (for your own eyes), none."""
+    identities: int = 6
+    """Identities in the gallery of frames and voices."""
+    queries: int = 6
+    """Queries whose ranked lists are shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything a run can be told."""
+
+    datasets: dict[str, DatasetConfig]
+    methods: dict[str, MethodConfig]
+    companions: dict[str, CompanionConfig]
+    voices: dict[str, VoicesConfig]
+    roots: dict[str, str] = field(default_factory=dict)
+    """Folder of each data set and each collection of voices, by name."""
+    seed: int = 0
+    """Seed of the data path (allocation, plan, controls). Training seeds are listed per experiment."""
+    experiments: tuple[ExperimentConfig, ...] = ()
+    """What `all` trains, scores and reports."""
+    prepare: tuple[str, ...] = ()
+    """Data sets that `all` also takes to shards without training on them."""
+    demo: DemoConfig = field(default_factory=DemoConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        for section in ("datasets", "methods", "companions", "voices"):
+            for name in getattr(self, section):
+                _require(
+                    NAME.fullmatch(name) is not None and name != "none",
+                    f"{section}: the name '{name}' must match {NAME.pattern} and not be 'none'",
+                )
+        for name, dataset in self.datasets.items():
+            _require(
+                dataset.voices in self.voices,
+                f"datasets.{name}.voices='{dataset.voices}': no such entry in voices{did_you_mean(dataset.voices, self.voices)}",
+            )
+        for name, companion in self.companions.items():
+            _require(
+                not companion.voices or companion.voices in self.voices,
+                f"companions.{name}.voices='{companion.voices}': no such entry in voices{did_you_mean(companion.voices, self.voices)}",
+            )
+        for name, method in self.methods.items():
+            _require(
+                method.companion == "none" or method.companion in self.companions,
+                f"methods.{name}.companion='{method.companion}': no such companion{did_you_mean(method.companion, self.companions)}",
+            )
+        for i, experiment in enumerate(self.experiments):
+            where = f"experiments[{i}]"
+            _require(
+                experiment.method in self.methods,
+                f"{where}.method='{experiment.method}': no such method{did_you_mean(experiment.method, self.methods)}",
+            )
+            _require(
+                experiment.dataset in self.datasets,
+                f"{where}.dataset='{experiment.dataset}': no such data set{did_you_mean(experiment.dataset, self.datasets)}",
+            )
+            for stage in experiment.stages:
+                _require(
+                    stage in self.methods[experiment.method].stages,
+                    f"{where}.stages: '{stage}' is no stage of {experiment.method}{did_you_mean(stage, self.methods[experiment.method].stages)}",
+                )
+            for split in experiment.splits:
+                _require(
+                    split in self.datasets[experiment.dataset].splits,
+                    f"{where}.splits: '{split}' is not in datasets.{experiment.dataset}.splits",
+                )
+            _require(len(experiment.seeds) > 0, f"{where}.seeds: name at least one")
+        for name in self.prepare:
+            _require(name in self.datasets, f"prepare: '{name}' is no data set{did_you_mean(name, self.datasets)}")
+
+
+# --- hand-over to steps ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One training, resolved: the content of ``config.json`` in a run folder, all that `fit` and `embed` need."""
+
+    method: str
+    dataset: str
+    split: str
+    seed: int
+    stage: str
+    companion: str
+    """Name of the companion, or 'none'."""
+    kind: str
+    """Medium of the companion ('audio'), or ''."""
+    bands: int
+    """Width of one companion frame (mel bands), 0 without a companion."""
+    height: int
+    """Pixels of a stored frame."""
+    width: int
+    this: StageConfig
+    settings: MethodConfig

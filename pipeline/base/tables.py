@@ -1,0 +1,344 @@
+"""The tables that stages hand to each other: schemas, checks, reading and writing.
+
+In and out: Parquet. A table is written beside its name and renamed into place; the same rows give the same bytes.
+Provenance lives in the file's metadata under ``dubtrack``: schema name and version, settings, code digest, notes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.base.errors import TableError
+from pipeline.base.files import atomic
+
+META = b"dubtrack"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, unit and meaning (the README's tables are made from this)."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A named, versioned table."""
+
+    name: str
+    version: int
+    row: str
+    """What one row is."""
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    """Columns that together are unique; rows are written in their order."""
+
+    @property
+    def arrow(self) -> pa.Schema:
+        return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
+
+
+S, I16, I32, I64, F32, F64, B = pa.string(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_()
+
+KINDS = ("person", "distractor", "junk")
+ROLES = ("train", "query", "gallery", "junk", "trial", "unused")
+
+TRACKLETS = Schema(
+    "tracklets",
+    1,
+    "one tracklet",
+    (
+        Column("tracklet", S, "name, unique in the data set; letters, digits, '_' and '-' only (it becomes the key of a sample)"),
+        Column("dataset", S, "name of the data set in the config"),
+        Column("identity", S, "identity as shipped, e.g. '0001', 'person_0001'"),
+        Column("kind", S, "'person', 'distractor' (matches nobody) or 'junk' (removed from every ranking)"),
+        Column("camera", I16, "camera index from 0"),
+        Column(
+            "frames", pa.list_(pa.field("element", S, nullable=False)), "paths of the frames in time order, relative to roots.<dataset>"
+        ),
+    ),
+    ("tracklet",),
+)
+SPLIT = Schema(
+    "split",
+    1,
+    "one tracklet in one split",
+    (
+        Column("tracklet", S, "tracklet of TRACKLETS"),
+        Column("role", S, "'train', 'query', 'gallery', 'junk' (in the test set, removed from every ranking), 'trial' or 'unused'"),
+        Column("label", I32, "training label 0..K-1, the rank of the identity among the sorted training identities; -1 if not train"),
+    ),
+    ("tracklet",),
+)
+ITEMS = Schema(
+    "items",
+    1,
+    "one companion item (a voice clip)",
+    (
+        Column("item", S, "name, unique in its collection"),
+        Column("kind", S, "medium: 'audio'"),
+        Column("owner", S, "'spk_' + salted hash of the speaker, or the tracklet whose own sound it is"),
+        Column("owner_order", I32, "rank of the owner by its unhashed name (breaks ties as published code does)"),
+        Column("order", I32, "position of the item in its source table"),
+        Column("path", S, "file, relative to roots.<collection>"),
+        Column("start", F64, "seconds into the file; null: the whole file", True),
+        Column("seconds", F64, "claimed duration in seconds; null where the source gives none", True),
+        Column("bytes", I64, "file size; -1: the file is missing"),
+        Column("first", I32, "recorded sound: first frame (from 0) of the owner it belongs to; null for voices", True),
+        Column("last", I32, "recorded sound: last frame, inclusive; null for voices", True),
+    ),
+    ("item",),
+)
+PROBES = Schema(
+    "probes",
+    1,
+    "one item that was decoded to see whether it can be used",
+    (
+        Column("item", S, "item of ITEMS"),
+        Column("owner", S, "owner of ITEMS"),
+        Column("path", S, "path of ITEMS"),
+        Column("samples", I64, "decoded samples per channel; 0 if nothing could be decoded"),
+        Column("rate", I32, "decoded samples per second; 0 if nothing could be decoded"),
+        Column("seconds", F64, "decoded length in seconds"),
+        Column("rms_dbfs", F32, "root mean square level in dB relative to full scale; -200 for digital silence"),
+        Column("decoder", S, "'soundfile', 'ffmpeg' or '' if none could read it"),
+        Column("usable", B, "false: quarantined, another clip of the speaker takes its place"),
+        Column("reason", S, "why it is quarantined: 'missing', 'unreadable', 'truncated', 'short', 'silent'; '' if usable"),
+        Column("detail", S, "what was found and what was expected"),
+    ),
+    ("item",),
+)
+ALIGNMENT = Schema(
+    "alignment",
+    1,
+    "one run of frames and the item it hears",
+    (
+        Column("tracklet", S, "tracklet of TRACKLETS"),
+        Column("first", I32, "first frame of the run, from 0"),
+        Column("last", I32, "last frame of the run, inclusive"),
+        Column("item", S, "item of ITEMS, or 'silence' / 'noise_<n>' for the synthetic controls"),
+        Column("owner", S, "owner of the item"),
+        Column("path", S, "path of the item relative to its root; '' for synthetic items"),
+        Column("start", F64, "seconds into the file; null: the whole file", True),
+        Column("seconds", F64, "length in seconds as decoded"),
+    ),
+    ("tracklet", "first"),
+)
+PLAN = Schema(
+    "plan",
+    1,
+    "one tracklet and its place",
+    (
+        Column("tracklet", S, "tracklet of TRACKLETS"),
+        Column("shard", I32, "shard number from 0"),
+        Column("order", I32, "position in the shard from 0"),
+        Column("frames", I32, "number of frames"),
+    ),
+    ("shard", "order"),
+)
+FRAMES = Schema(
+    "frames",
+    1,
+    "the encoded frames of one tracklet",
+    (
+        Column("tracklet", S, "tracklet of TRACKLETS"),
+        Column("values", pa.large_binary(), "JPEG files one after another"),
+        Column("lengths", pa.list_(pa.field("element", I32, nullable=False)), "bytes of each JPEG"),
+        Column(
+            "kept",
+            pa.list_(pa.field("element", I32, nullable=False)),
+            "index (from 0) in TRACKLETS.frames of each JPEG; broken frames are missing here",
+        ),
+        Column("resized", I32, "how many frames were decoded, resized and encoded again; 0: all bytes are the source's"),
+    ),
+    ("tracklet",),
+)
+FEATURES = Schema(
+    "features",
+    1,
+    "one encoded companion item",
+    (
+        Column("item", S, "item of ALIGNMENT"),
+        Column("values", pa.large_binary(), "C-order bytes of the array [length, width]"),
+        Column("length", I32, "companion frames"),
+        Column("width", I32, "values per companion frame (mel bands)"),
+        Column("dtype", S, "NumPy type, e.g. 'float16'"),
+    ),
+    ("item",),
+)
+QUARANTINE = Schema(
+    "quarantine",
+    1,
+    "one input that was left out",
+    (
+        Column("path", S, "file, relative to its root"),
+        Column("what", S, "'frame' or 'clip'"),
+        Column("reason", S, "short reason"),
+        Column("detail", S, "what was found and what was expected"),
+    ),
+    ("path", "reason"),
+)
+_MEMBERS = pa.list_(
+    pa.field(
+        "element",
+        pa.struct([pa.field("suffix", S, nullable=False), pa.field("offset", I64, nullable=False), pa.field("size", I64, nullable=False)]),
+        nullable=False,
+    )
+)
+INDEX = Schema(
+    "index",
+    1,
+    "one sample in a tar",
+    (
+        Column("shard", S, "file name of the tar"),
+        Column("key", S, "tracklet"),
+        Column("identity", S, "identity as shipped"),
+        Column("kind", S, "'person', 'distractor' or 'junk'"),
+        Column("camera", I16, "camera index from 0"),
+        Column("frames", I32, "number of frames"),
+        Column("items", I32, "number of companion items; 0: none"),
+        Column("offset", I64, "byte of the sample's first header in the tar"),
+        Column("size", I64, "bytes of the sample in the tar, headers and padding included"),
+        Column("members", _MEMBERS, "suffix, byte offset of the data in the tar, and size in bytes of each member"),
+        Column("digest", S, "SHA-256 over the sample's bytes in the tar"),
+    ),
+    ("shard", "offset"),
+)
+EMBEDDINGS = Schema(
+    "embeddings",
+    1,
+    "one vector",
+    (
+        Column("tracklet", S, "tracklet of TRACKLETS"),
+        Column("modality", S, "what the network saw: 'frames' or 'frames+audio'"),
+        Column("role", S, "role of SPLIT"),
+        Column("identity", S, "identity as shipped"),
+        Column("kind", S, "'person', 'distractor' or 'junk'"),
+        Column("camera", I16, "camera index from 0"),
+        Column("clips", I32, "clips that were averaged"),
+        Column("vector", pa.list_(pa.field("element", F32, nullable=False)), "feature [D]"),
+    ),
+    ("tracklet", "modality"),
+)
+TRIALS = Schema(
+    "trials",
+    1,
+    "one pair to verify",
+    (
+        Column("left", S, "name of the first item"),
+        Column("right", S, "name of the second item"),
+        Column("same", B, "whether both belong to one identity"),
+    ),
+)
+SCHEMAS = {s.name: s for s in (TRACKLETS, SPLIT, ITEMS, PROBES, ALIGNMENT, PLAN, FRAMES, FEATURES, QUARANTINE, INDEX, EMBEDDINGS, TRIALS)}
+
+
+def table(rows: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]], schema: Schema) -> pa.Table:
+    """A checked table from rows (dicts) or from columns, sorted by the schema's key."""
+    try:
+        if isinstance(rows, Mapping):
+            made = pa.table(dict(rows), schema=schema.arrow)
+        else:
+            made = pa.Table.from_pylist([dict(r) for r in rows], schema=schema.arrow)
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise TableError(f"{schema.name}: rows do not fit the schema ({error})") from None
+    return check(_sorted(made, schema), schema)
+
+
+def _sorted(made: pa.Table, schema: Schema) -> pa.Table:
+    return made.sort_by([(name, "ascending") for name in schema.key]) if schema.key else made
+
+
+def check(made: pa.Table, schema: Schema, where: str = "") -> pa.Table:
+    """Columns, types, no unexpected null, unique key; returns the table with the schema's columns in order.
+
+    Raises:
+        TableError: names the table, the column and what was expected.
+    """
+    where = where or schema.name
+    missing = [c.name for c in schema.columns if c.name not in made.column_names]
+    if missing:
+        raise TableError(
+            f"{where}: column {', '.join(missing)} missing; a '{schema.name}' table has {', '.join(c.name for c in schema.columns)}"
+        )
+    made = made.select([c.name for c in schema.columns])
+    for column in schema.columns:
+        found = made.schema.field(column.name).type
+        if found != column.type:
+            raise TableError(f"{where}: column {column.name} is {found}, expected {column.type}")
+        if not column.nullable and made.column(column.name).null_count:
+            raise TableError(f"{where}: column {column.name} has {made.column(column.name).null_count} empty cells, none allowed")
+    if schema.key and made.num_rows:
+        distinct = made.select(list(schema.key)).group_by(list(schema.key)).aggregate([]).num_rows
+        if distinct != made.num_rows:
+            raise TableError(f"{where}: {made.num_rows - distinct} rows repeat the key ({', '.join(schema.key)}), which must be unique")
+    return pa.Table.from_arrays([made.column(c.name) for c in schema.columns], schema=schema.arrow)
+
+
+def write(path: str | os.PathLike[str], made: pa.Table, schema: Schema, meta: Mapping[str, Any] | None = None) -> None:
+    """Check, sort by key and write, with provenance in the metadata; atomic, and the same rows give the same bytes."""
+    made = check(_sorted(made, schema), schema, str(path))
+    note = {"schema": schema.name, "version": schema.version, **(meta or {})}
+    made = made.replace_schema_metadata({META: json.dumps(note, sort_keys=True, ensure_ascii=False).encode()})
+    with atomic(path) as temporary:
+        pq.write_table(made, temporary, compression="zstd", row_group_size=1 << 16, store_schema=True, write_statistics=True)
+
+
+def write_rows(
+    path: str | os.PathLike[str],
+    rows: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]],
+    schema: Schema,
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """:func:`table`, then :func:`write`."""
+    write(path, table(rows, schema), schema, meta)
+
+
+def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read and check; `columns` reads only some of them (then only their types are checked)."""
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such file; expected a '{schema.name}' table") from None
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{path}: not a readable Parquet file ({error})") from None
+    note = _note(file.schema_arrow.metadata)
+    if note.get("schema") != schema.name or note.get("version") != schema.version:
+        raise TableError(
+            f"{path}: found {note.get('schema', 'no')} table, version {note.get('version', '-')}; expected '{schema.name}', version {schema.version}; delete it and run again"
+        )
+    try:
+        made = file.read(columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{path}: not a readable Parquet file ({error})") from None
+    finally:
+        file.close()
+    if columns is not None:
+        return made.select(list(columns)).replace_schema_metadata(None)
+    return check(made, schema, str(path))
+
+
+def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The provenance note of a table file."""
+    try:
+        return _note(pq.read_schema(Path(path)).metadata)
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{path}: not a readable Parquet file ({error})") from None
+
+
+def _note(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    found = json.loads((metadata or {}).get(META, b"{}"))
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests. Small data are made by the tests; real data lie outside the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _outside(name: str) -> Path:
+    """A folder of real data or golden values beside the checkout (never committed); skips with a reason where absent."""
+    folder = Path(os.environ.get("DUBTRACK_SHARED", REPOSITORY.parent / "shared")) / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here (real data are not part of the repository; DUBTRACK_SHARED names another place)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Small real data; mark such tests `real_data`."""
+    return _outside("data")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Golden metric cases and the public MARS tables."""
+    return _outside("golden")
