@@ -16,6 +16,7 @@ from pipeline.base.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+_TEXT: dict[Any, Any] = {float: float, int: int, bool: {"true": True, "True": True, "false": False, "False": False}.__getitem__}
 _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -56,10 +57,11 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+    if isinstance(value, str) and kind in _TEXT:
+        # YAML 1.1 reads 1e-4 as text, and `snakemake --config` gives every nested value as text
         try:
-            return float(value)
-        except ValueError:
+            return _TEXT[kind](value)
+        except (ValueError, KeyError):
             pass
     if type(value) is not kind:
         raise ConfigError(f"{where}={value!r}: expected {_PLAIN.get(kind, kind)}, found {type(value).__name__}")
@@ -135,6 +137,4 @@ def _schema(kind: Any) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _schema(arguments[1])}
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [{"type": "null"} if a is type(None) else _schema(a) for a in arguments]}
-    if kind is float:
-        return {"type": ["number", "string"]}  # YAML 1.1 reads 1e-4 as text
     return {"type": _PLAIN[kind]}

@@ -140,7 +140,7 @@ class DatasetConfig:
 
     source: Literal["mars", "ilidsvid", "prid2011", "manifest"]
     """Grammar (pipeline/sources)."""
-    splits: tuple[str, ...]
+    splits: tuple[str, ...] = ()
     """Splits to run: 'official' for MARS, '0'..'9' for iLIDS-VID and PRID-2011, any name for a manifest."""
     voices: str = "common_voice"
     """Name of a `voices` entry, for companions that do not name one."""
@@ -156,7 +156,6 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         _require(self.shards >= 1, f"shards={self.shards}: at least 1")
-        _require(len(self.splits) > 0, "splits: name at least one")
         for split in self.splits:
             _require(SPLIT_NAME.fullmatch(split) is not None, f"splits: '{split}' must match {SPLIT_NAME.pattern}")
         _require(len(self.protocols) > 0, "protocols: name at least one")
@@ -470,6 +469,8 @@ class Settings:
                     f"{section}: the name '{name}' must match {NAME.pattern} and not be 'none'",
                 )
         for name, dataset in self.datasets.items():
+            _require(len(dataset.splits) > 0, f"datasets.{name}.splits: name at least one")
+            _require(name not in self.voices, f"datasets.{name}: voices has an entry of the same name; both would use roots.{name}")
             _require(
                 dataset.voices in self.voices,
                 f"datasets.{name}.voices='{dataset.voices}': no such entry in voices{did_you_mean(dataset.voices, self.voices)}",
