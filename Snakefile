@@ -1,0 +1,207 @@
+"""dubtrack: from raw folders to a trustworthy report. `snakemake --list` explains every target."""
+
+from snakemake.utils import min_version, validate
+
+min_version("9.0")
+
+
+configfile: f"{workflow.basedir}/workflow/config/default.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+validate(config, "workflow/schemas/config.schema.json")
+
+
+include: "workflow/rules/manifests.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/shards.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+rule all:
+    """Everything the config names under `experiments` and `prepare`, and the report (default: the generated demo)."""
+    default_target: True
+    input:
+        "results/report.html",
+        [shards(dataset) for dataset in SETTINGS.prepare],
+
+
+rule data:
+    """The data path alone: manifests and shards of every data set that `all` uses, no training."""
+    input:
+        [
+            shards(e.dataset, SETTINGS.methods[e.method].companion)
+            for e in SETTINGS.experiments
+        ],
+        [shards(dataset) for dataset in SETTINGS.prepare],
+
+
+# --- generated demo ---------------------------------------------------------------------------------------------------
+
+
+rule allocate_audio_demo:
+    """Demo: one speaker for each training identity."""
+    input:
+        alignment("demo", "audio"),
+
+
+rule pack_demo:
+    """Demo: frames and log-mel in WebDataset shards with a Parquet index."""
+    input:
+        shards("demo", "audio"),
+
+
+rule train_teacher_demo:
+    """Demo: small DubberNet teacher, frames and audio."""
+    input:
+        weights("dubbernet_demo", "demo", "teacher"),
+
+
+rule train_student_demo:
+    """Demo: small DubberNet student, audio in training, frames only in evaluation."""
+    input:
+        weights("dubbernet_demo", "demo", "student"),
+
+
+rule evaluate_student_demo:
+    """Demo: scores of the student beside its controls (untrained, trained without a teacher)."""
+    input:
+        scores("dubbernet_demo", "demo", "untrained"),
+        scores("dubbernet_demo", "demo", "baseline"),
+        scores("dubbernet_demo", "demo", "student"),
+
+
+# --- MARS -------------------------------------------------------------------------------------------------------------
+
+
+rule allocate_audio_mars:
+    """MARS: one Common Voice speaker for each training identity."""
+    input:
+        alignment("mars", "audio"),
+
+
+rule pack_mars:
+    """MARS: frames and log-mel in WebDataset shards with a Parquet index."""
+    input:
+        shards("mars", "audio"),
+
+
+rule train_teacher_mars:
+    """MARS: DubberNet teacher, frames and audio."""
+    input:
+        weights("dubbernet", "mars", "teacher"),
+
+
+rule train_student_mars:
+    """MARS: DubberNet student, audio in training, frames only in evaluation."""
+    input:
+        weights("dubbernet", "mars", "student"),
+
+
+rule evaluate_student_mars:
+    """MARS: scores of the student under both protocols that are called MARS."""
+    input:
+        scores("dubbernet", "mars", "student"),
+
+
+# --- iLIDS-VID --------------------------------------------------------------------------------------------------------
+
+
+rule allocate_audio_ilidsvid:
+    """iLIDS-VID: one Common Voice speaker for each training identity."""
+    input:
+        alignment("ilidsvid", "audio"),
+
+
+rule pack_ilidsvid:
+    """iLIDS-VID: frames and log-mel in WebDataset shards with a Parquet index."""
+    input:
+        shards("ilidsvid", "audio"),
+
+
+rule train_teacher_ilidsvid:
+    """iLIDS-VID: DubberNet teachers, frames and audio, one for each configured split."""
+    input:
+        weights("dubbernet", "ilidsvid", "teacher"),
+
+
+rule train_student_ilidsvid:
+    """iLIDS-VID: DubberNet students, one for each configured split."""
+    input:
+        weights("dubbernet", "ilidsvid", "student"),
+
+
+rule evaluate_student_ilidsvid:
+    """iLIDS-VID: scores of the students on each configured split."""
+    input:
+        scores("dubbernet", "ilidsvid", "student"),
+
+
+# --- PRID-2011 --------------------------------------------------------------------------------------------------------
+
+
+rule allocate_audio_prid2011:
+    """PRID-2011: one Common Voice speaker for each training identity."""
+    input:
+        alignment("prid2011", "audio"),
+
+
+rule pack_prid2011:
+    """PRID-2011: frames and log-mel in WebDataset shards with a Parquet index."""
+    input:
+        shards("prid2011", "audio"),
+
+
+rule train_teacher_prid2011:
+    """PRID-2011: DubberNet teachers, frames and audio, one for each configured split."""
+    input:
+        weights("dubbernet", "prid2011", "teacher"),
+
+
+rule train_student_prid2011:
+    """PRID-2011: DubberNet students, one for each configured split."""
+    input:
+        weights("dubbernet", "prid2011", "student"),
+
+
+rule evaluate_student_prid2011:
+    """PRID-2011: scores of the students on each configured split."""
+    input:
+        scores("dubbernet", "prid2011", "student"),
+
+
+# --- your own tracklets -----------------------------------------------------------------------------------------------
+
+
+rule pack_own:
+    """Own tracklets: frames alone in WebDataset shards."""
+    input:
+        shards("own", "none"),
+
+
+rule train_visual_own:
+    """Own tracklets without sound: train on frames alone."""
+    input:
+        weights("visual", "own", "student"),
+
+
+rule evaluate_visual_own:
+    """Own tracklets without sound: scores."""
+    input:
+        scores("visual", "own", "student"),
+
+
+rule train_student_own:
+    """Own tracklets with sound of their own: teacher on both, student on frames."""
+    input:
+        weights("dubbernet_own", "own", "student"),
+
+
+rule evaluate_student_own:
+    """Own tracklets with sound of their own: scores of teacher (hears recorded sound) and student."""
+    input:
+        scores("dubbernet_own", "own", "teacher"),
+        scores("dubbernet_own", "own", "student"),

@@ -1,0 +1,1 @@
+"""Benchmarks (`make bench`): each row is measured beside its baseline in one run, interleaved; never a timed test."""

@@ -1,0 +1,103 @@
+"""The picture of who may import whom, held by reading every import statement; and what GPU nodes lack stays out of training."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("pipeline", "shards", "model", "train", "evaluate")
+
+# Longest prefix wins. A value lists the prefixes of our own modules that may be imported.
+MAY_IMPORT = {
+    "pipeline.base": ["pipeline.base"],
+    "pipeline.sources": ["pipeline.base", "pipeline.sources"],
+    "pipeline.features": ["pipeline.base", "pipeline.features"],
+    "pipeline.demo": ["pipeline.base", "pipeline.demo"],
+    "pipeline": ["pipeline.base", "pipeline.sources", "pipeline.features", "pipeline.allocation"],
+    "shards": ["pipeline.base", "shards"],
+    "model": ["pipeline.base", "model"],
+    "train.losses": ["train.losses"],
+    "train": ["pipeline.base", "shards", "model", "train"],
+    "evaluate.embed": ["pipeline.base", "shards", "model"],
+    "evaluate": ["pipeline.base", "evaluate"],
+}
+HEAVY = ("soundfile", "soxr", "ffmpeg", "imageio_ffmpeg", "polars", "webdataset", "snakemake", "scipy")
+TORCH_FREE = (
+    "pipeline.base",
+    "evaluate.score",
+    "evaluate.report",
+    "evaluate.retrieval",
+    "shards.read",
+    "shards.codec",
+    "shards.draw",
+    "shards.balance",
+)
+LIGHT = ("shards.loader", "model.registry", "model.weights", "train.fit", "evaluate.embed", "evaluate.score", "evaluate.report")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def allowed(module: str) -> list[str]:
+    return MAY_IMPORT[max((p for p in MAY_IMPORT if module == p or module.startswith(p + ".")), key=len)]
+
+
+def breaches(module: str, source: str) -> list[str]:
+    """Imports of our own code that the picture forbids to this module."""
+    own = [name for name in imports(ast.parse(source)) if name.split(".")[0] in (*PACKAGES, "tests")]
+    return [f"{module} imports {name}" for name in own if not any(name == p or name.startswith(p + ".") for p in allowed(module))]
+
+
+def modules(repository: Path) -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        for path in sorted((repository / package).rglob("*.py")):
+            name = ".".join(path.relative_to(repository).with_suffix("").parts).removesuffix(".__init__")
+            yield name, path.read_text()
+
+
+def test_nobody_imports_what_the_picture_forbids(repository):
+    found = list(modules(repository))
+    assert len(found) > 40
+    assert [breach for name, source in found for breach in breaches(name, source)] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("model.dubbernet", "from shards.loader import TrainLoader"),
+        ("shards.loader", "import model.registry"),
+        ("evaluate.score", "from train.trainer import Trainer"),
+        ("pipeline.base.tables", "from pipeline.sources import mars"),
+        ("shards.read", "from pipeline import align_companion"),
+    ],
+)
+def test_a_forbidden_import_is_found(module, source):
+    assert breaches(module, source)
+
+
+def test_no_pickle_in_the_packages(repository):
+    for name, source in modules(repository):
+        used = {n.split(".")[0] for n in imports(ast.parse(source))}
+        assert not used & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, name
+        assert "allow_pickle=True" not in source, name
+
+
+@pytest.mark.parametrize(("names", "blocked"), [(LIGHT, HEAVY), (TORCH_FREE, (*HEAVY, "torch"))])
+def test_light_modules_import_without_what_gpu_nodes_lack(repository, names, blocked):
+    code = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nimport importlib\nfor name in {names!r}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    control = subprocess.run(
+        [sys.executable, "-c", code + f"\nimport {blocked[0]}"], cwd=repository, capture_output=True, text=True, check=False
+    )
+    assert control.returncode != 0

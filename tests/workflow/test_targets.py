@@ -1,0 +1,71 @@
+"""Every target a person types exists, explains itself and plans the jobs it should."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.workflow.conftest import jobs, snakemake
+
+TARGETS = {"all", "data", "pack_own", "train_visual_own", "evaluate_visual_own", "train_student_own", "evaluate_student_own"} | {
+    f"{verb}_{dataset}"
+    for verb in ("allocate_audio", "pack", "train_teacher", "train_student", "evaluate_student")
+    for dataset in ("demo", "mars", "ilidsvid", "prid2011")
+}
+
+
+def test_named_targets_are_listed_with_a_docstring(tmp_path):
+    printed = snakemake(tmp_path, "--list").stdout
+    explained = dict(re.findall(r"^(\w+) \((\S.*)\)$", printed, re.MULTILINE))
+    assert set(explained) >= TARGETS
+
+
+def test_mars_is_planned_per_shard_never_per_clip(tmp_path):
+    (tmp_path / "mars").mkdir()
+    (tmp_path / "voices").mkdir()
+    roots = f"roots={{mars: {tmp_path}/mars, common_voice: {tmp_path}/voices}}"
+    counted = jobs(snakemake(tmp_path, "--dry-run", "--config", roots, "--", "evaluate_student_mars").stdout)
+    assert {name: n for name, n in counted.items() if n == 96} == {"encode_frames": 96, "encode_companion": 96, "pack_shard": 96}
+    assert sum(counted.values()) <= 3 * 96 + 15
+    assert counted["fit"] == 2  # teacher and student
+    assert counted["embed"] == counted["score"] == 1
+
+
+def test_ten_splits_are_ten_trainings_on_one_set_of_shards(tmp_path):
+    (tmp_path / "prid").mkdir()
+    (tmp_path / "voices").mkdir()
+    roots = f"roots={{prid2011: {tmp_path}/prid, common_voice: {tmp_path}/voices}}"
+    counted = jobs(snakemake(tmp_path, "--dry-run", "--config", roots, "--", "evaluate_student_prid2011").stdout)
+    assert counted["read_split"] == 10 and counted["fit"] == 20 and counted["score"] == 10
+    assert counted["pack_shard"] == 8 and counted["read_tracklets"] == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("methods={dubbernet: {optim: {lrate: 1}}}", "config.methods.dubbernet.optim.lrate: unknown setting"),
+        ("companions={audio: {audio: {hop: 500}}}", "hop=500: must be in 1..window=400"),
+        ("experiments=[{method: dubbernett, dataset: demo}]", "did you mean 'dubbernet'?"),
+        ("sed=1", "config.sed: unknown setting; did you mean 'seed'?"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(tmp_path, setting, sentence):
+    done = snakemake(tmp_path, "--dry-run", "--config", setting)
+    assert done.returncode != 0
+    assert sentence in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("roots", "found"),
+    [("{}", "not set"), ("{mars: /nowhere/at/all}", "/nowhere/at/all"), ("{mars: EMPTY}", "empty")],
+)
+def test_a_root_that_is_not_there_is_one_sentence(tmp_path, roots, found):
+    (tmp_path / "empty").mkdir()
+    roots = roots.replace("EMPTY", str(tmp_path / "empty"))
+    done = snakemake(tmp_path, "--config", f"roots={roots}", "--", "train_student_mars")
+    assert done.returncode != 0
+    sentence = next(line for line in done.stdout.splitlines() if "roots.mars" in line)
+    assert found in sentence and "README" in sentence
+    assert "Traceback" not in done.stdout

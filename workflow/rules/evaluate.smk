@@ -1,0 +1,101 @@
+# Weights -> embeddings -> scores -> report.
+
+
+rule embed:
+    """One feature per test tracklet: all its frames in consecutive clips, averaged."""
+    input:
+        config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
+        weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
+        index=lambda wildcards: shards(
+            wildcards.dataset, SETTINGS.methods[wildcards.method].companion
+        ),
+        split="results/splits/{dataset}/{split}.parquet",
+    output:
+        "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/embeddings.parquet",
+    log:
+        "logs/embed/{method}-{dataset}-{split}-{seed}-{stage}.log",
+    benchmark:
+        "benchmarks/embed/{method}-{dataset}-{split}-{seed}-{stage}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 4
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=1,
+    params:
+        code=source_digest("evaluate/embed.py", "model", "shards"),
+    shell:
+        "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
+        " --split {input.split} --threads {threads} > {log} 2>&1"
+
+
+rule score:
+    """Embeddings -> scores under every protocol of the data set."""
+    input:
+        config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
+        embeddings="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/embeddings.parquet",
+    output:
+        "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.json",
+    log:
+        "logs/score/{method}-{dataset}-{split}-{seed}-{stage}.log",
+    benchmark:
+        "benchmarks/score/{method}-{dataset}-{split}-{seed}-{stage}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        protocols=lambda wildcards: " ".join(
+            SETTINGS.datasets[wildcards.dataset].protocols
+        ),
+        code=source_digest(
+            "evaluate/score.py",
+            "evaluate/retrieval.py",
+            "evaluate/distance.py",
+            "evaluate/protocols.py",
+        ),
+    shell:
+        "python -m evaluate.score {output} --embeddings {input.embeddings} --config {input.config} --protocols {params.protocols} > {log} 2>&1"
+
+
+rule report_inputs:
+    """Where the report finds what it shows, with the settings and versions of this run."""
+    output:
+        "results/report/inputs.json",
+    log:
+        "logs/report_inputs.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        inputs=json.dumps(report_inputs(), sort_keys=True, indent=1),
+    shell:
+        "printf '%s\n' {params.inputs:q} > {output} 2> {log}"
+
+
+rule report:
+    """One self-contained page: scores with their protocol, curves, frames and voices, ranked lists, what was left out."""
+    input:
+        report_files(),
+        inputs="results/report/inputs.json",
+    output:
+        html="results/report.html",
+        markdown="results/report.md",
+        csv="results/report/scores.csv",
+    log:
+        "logs/report.log",
+    benchmark:
+        "benchmarks/report.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        config=section(SETTINGS.report),
+        code=source_digest("evaluate"),
+    shell:
+        "python -m evaluate.report {output.html} --markdown {output.markdown} --csv {output.csv} --inputs {input.inputs}"
+        " --config {params.config:q} > {log} 2>&1"
