@@ -25,7 +25,11 @@ class Companion:
     """int64 [B, T]; item of each frame, -1 where the frame has none."""
 
     def to(self, device: torch.device | str) -> Companion:
-        return Companion(*(x.to(device, non_blocking=True) for x in (self.values, self.lengths, self.align)))
+        return Companion(
+            self.values.to(device, non_blocking=True),
+            self.lengths.to(device, non_blocking=True),
+            self.align.to(device, non_blocking=True),
+        )
 
 
 @dataclass(slots=True)
@@ -50,7 +54,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Copy to a device; pinned tensors are copied without waiting."""
         return Batch(
-            *(x.to(device, non_blocking=True) for x in (self.frames, self.label, self.camera)),
+            self.frames.to(device, non_blocking=True),
+            self.label.to(device, non_blocking=True),
+            self.camera.to(device, non_blocking=True),
             self.tracklet,
             {kind: companion.to(device) for kind, companion in self.companions.items()},
         )

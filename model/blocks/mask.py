@@ -1,0 +1,33 @@
+"""Mask generator: how much each token counts in token distillation.
+
+Source: specs/dubbernet.md 5.2. Ours: the student's tokens are cut off from the gradient too, so that the budget term of
+the mask shapes the generator only.
+"""
+
+# B frames of all clips, N tokens, D width
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskGenerator(nn.Module):
+    """[student ; teacher] tokens -> one weight in 0..6 per token. 0 means: do not follow the teacher here."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.score = nn.Sequential(
+            nn.LayerNorm(2 * width),
+            nn.Linear(2 * width, width),
+            nn.Linear(width, width // 2),
+            nn.LayerNorm(width // 2),
+            nn.Linear(width // 2, 1),
+            nn.Dropout(dropout),
+            nn.ReLU6(),
+        )
+
+    def forward(self, student_BND: Tensor, teacher_BND: Tensor) -> Tensor:
+        """Two [B, N, D] -> [B, N] in 0..6. No gradient flows into either input."""
+        pair = torch.cat([student_BND.detach(), teacher_BND.detach()], dim=-1)
+        return self.score(pair).squeeze(-1)

@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.api import normalise
+from pipeline.base.errors import UserError
+from tests.model import tiny
+
+
+def test_frames_are_normalised_to_minus_one_to_one():
+    frames = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 1, 3, 1, 1)
+    # (x / 255 - 0.5) / 0.5
+    assert normalise(frames).flatten().tolist() == pytest.approx([-1.0, -0.6, 1.0], abs=1e-6)
+    assert frames.flatten().tolist() == [0, 51, 255]
+
+
+def test_frames_follow_clips_row_by_row():
+    frames = torch.arange(6, dtype=torch.uint8).reshape(2, 3, 1, 1, 1).expand(2, 3, 3, 1, 1)
+    order = ((normalise(frames)[:, 0, 0, 0] + 1) * 127.5).round().int()
+    assert order.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["dubbernet_teacher", "dubbernet_student"])
+def test_embed_is_the_feature_after_the_neck_without_gradient(name):
+    network, batch = tiny.network(name).eval(), tiny.batch()
+    feature = network.embed(batch)
+    assert torch.equal(feature, network(batch).feat_bn)
+    assert not feature.requires_grad and feature.shape == (2, 24)
+
+
+def test_embed_refuses_training_mode():
+    with pytest.raises(AssertionError, match="eval"):
+        tiny.network().train().embed(tiny.batch())
+
+
+def _other_camera(batch):
+    return replace(batch, camera=torch.tensor([0, 3]))
+
+
+def _negative_camera(batch):
+    return replace(batch, camera=torch.tensor([-1, 0]))
+
+
+def _other_size(batch):
+    return replace(batch, frames=batch.frames[..., :-1, :])
+
+
+def _no_audio(batch):
+    return batch.frames_only()
+
+
+def _other_bands(batch):
+    return _audio(batch, values=batch.companions["audio"].values[..., 1:])
+
+
+def _other_item(batch):
+    return _audio(batch, align=batch.companions["audio"].align + 1)
+
+
+def _no_frames(batch):
+    return _audio(batch, lengths=torch.tensor([20, 0]))
+
+
+def _audio(batch, **changes):
+    return replace(batch, companions={"audio": replace(batch.companions["audio"], **changes)})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_other_camera, r"tracklet t1 has camera index 3, but the network learned cameras 0\.\.2; .*camera_scale=0"),
+        (_negative_camera, r"tracklet t0 has camera index -1"),
+        (_other_size, r"frames of 31x16 pixels .* built for 32x16"),
+        (_no_audio, r"hears 'audio', but the batch has no such companion"),
+        (_other_bands, r"has 7 bands, the network was built for 8"),
+        (_other_item, r"point to items 1\.\.2, but it holds 2"),
+        (_no_frames, r"have 0\.\.20 valid frames, expected 1\.\.20"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_one_sentence(spoil, sentence):
+    network, good = tiny.network(), tiny.batch()
+    network.check(good)
+    with pytest.raises(UserError, match=sentence):
+        network.check(spoil(good))
+    with pytest.raises(UserError, match=sentence):
+        network(spoil(good))
+
+
+def test_without_camera_embedding_any_camera_will_do():
+    network = tiny.network("dubbernet_student", camera_scale=0.0).eval()
+    known = network.embed(tiny.batch())
+    assert torch.equal(network.embed(_other_camera(tiny.batch())), known)
+
+
+def test_a_network_that_does_not_hear_never_looks_at_the_companion():
+    network = tiny.network("dubbernet_student").eval()
+    seen = network.embed(tiny.batch().frames_only())
+    assert torch.equal(network.embed(_other_item(tiny.batch())), seen)
