@@ -1,0 +1,338 @@
+"""One sample and its members in a tar: the only file that knows member names, their bytes and the tar layout.
+
+In:      a tracklet's frames as JPEG bytes, its companion items as arrays, runs of frames that hear an item.
+Out:     {suffix: bytes} and back; tar headers.
+Source:  layout.md sections 4 and 10; POSIX.1 (ustar interchange format); NumPy's npy format 1.0.
+
+Members of a sample, adjacent and in this order (<key> is the tracklet, <kind> the medium of the companion)::
+
+    <key>.json                  tracklet, dataset, identity, kind, camera, frames (paths), items (names); sorted keys
+    <key>.frames.mjpeg          JPEG files one after another
+    <key>.frames.lengths.npy    int32 [frames], bytes of each
+    <key>.<kind>.values.npy     [sum of lengths, width], items one after another, each distinct item once
+    <key>.<kind>.lengths.npy    int32 [items], rows of `values` of each
+    <key>.<kind>.align.npy      int16 [frames], item of each frame; WHOLE (-1): the frame hears what the whole tracklet
+                                hears, item 0 alone; NONE (-2): this frame hears nothing
+
+Nothing of this needs pickle: object arrays are neither written nor read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pipeline.base.errors import ShardError
+
+BLOCK = 512
+"""Bytes of a tar block; headers take one, data are padded to whole ones."""
+END = 2 * BLOCK
+"""Zero bytes that end an archive. Nothing follows them, so a tar's size follows from its index."""
+
+META = "json"
+FRAMES = "frames.mjpeg"
+FRAME_LENGTHS = "frames.lengths.npy"
+REQUIRED = (META, FRAMES, FRAME_LENGTHS)
+
+WHOLE = -1
+"""In `align`: the frame hears item 0, which belongs to the whole tracklet."""
+NONE = -2
+"""In `align`: the frame hears nothing, though others of its tracklet do (or did before broken frames were dropped)."""
+
+META_FIELDS = ("tracklet", "dataset", "identity", "kind", "camera", "frames", "items")
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_KIND = re.compile(r"[a-z][a-z0-9_]{0,15}")
+_SUFFIX = re.compile(r"json|frames\.mjpeg|frames\.lengths\.npy|(?!frames\.)[a-z][a-z0-9_]{0,15}\.(?:values|lengths|align)\.npy")
+_NPY = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \((\d+), ?(\d*)\), \} *\n")
+_DTYPES = {
+    np.dtype(name).str.encode(): np.dtype(name).newbyteorder("<") for name in ("uint8", "int16", "int32", "int64", "float16", "float32")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The companion of one tracklet."""
+
+    values: np.ndarray
+    """[sum of lengths, width], items one after another; audio: float16 log-mel."""
+    lengths: np.ndarray
+    """int32 [items]."""
+    align: np.ndarray
+    """int16 [frames]: item of each frame, WHOLE or NONE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One tracklet as it is stored."""
+
+    meta: dict[str, Any]
+    """META_FIELDS."""
+    frames: list[bytes]
+    """One JPEG each."""
+    companions: dict[str, Items] = field(default_factory=dict)
+    """By kind; empty for tracklets nobody dubbed."""
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def check_key(key: str) -> str:
+    """The key itself if it can name a sample: letters, digits, '_' and '-', at most 80 (a ustar name has 100 bytes)."""
+    if _KEY.fullmatch(key) is None:
+        raise ShardError(f"sample key '{key}': must be 1 to 80 letters, digits, '_' or '-' (a tracklet name becomes a file name in a tar)")
+    return key
+
+
+def check_suffix(suffix: str, where: str) -> str:
+    """The suffix itself if this format has it."""
+    if _SUFFIX.fullmatch(suffix) is None:
+        raise ShardError(f"{where}: member '{suffix}' is not part of this format; a sample holds {', '.join(REQUIRED)} and <kind>.*.npy")
+    return suffix
+
+
+def companion_suffixes(kind: str) -> tuple[str, str, str]:
+    """Suffixes of values, lengths and align of one kind of companion."""
+    if _KIND.fullmatch(kind) is None or kind == "frames":
+        raise ShardError(f"companion kind '{kind}': must be a lower-case word of at most 16 characters other than 'frames'")
+    return f"{kind}.values.npy", f"{kind}.lengths.npy", f"{kind}.align.npy"
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """npy 1.0 bytes of an array of one or two axes: little-endian, C order, no pickle."""
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    if array.dtype.str.encode() not in _DTYPES or array.ndim not in (1, 2):
+        raise ShardError(
+            f"an array of type {array.dtype} and shape {array.shape} cannot be stored; expected one or two axes of plain numbers"
+        )
+    out = BytesIO()
+    np.lib.format.write_array(out, array, version=(1, 0), allow_pickle=False)
+    return out.getvalue()
+
+
+def npy_head(head: bytes, size: int, where: str) -> tuple[np.dtype, tuple[int, ...], int]:
+    """Type, shape and offset of the data of an npy member, from its first bytes (128 suffice) and its size in bytes.
+
+    A few microseconds, unlike ``np.load``, because exactly one spelling is accepted: the one :func:`npy_bytes` writes.
+
+    Raises:
+        ShardError: another spelling, a type that is not a plain number, or a size that is not what type and shape imply.
+    """
+    start = 10 + int.from_bytes(head[8:10], "little")
+    match = _NPY.fullmatch(head, 10, start) if head[:8] == b"\x93NUMPY\x01\x00" and len(head) >= start else None
+    dtype = _DTYPES.get(match[1]) if match else None
+    if match is None or dtype is None:
+        raise ShardError(f"{where}: not an npy 1.0 array of plain little-endian numbers in C order")
+    shape = (int(match[2]), int(match[3])) if match[3] else (int(match[2]),)
+    count = shape[0] * (shape[1] if len(shape) == 2 else 1)
+    if start + count * dtype.itemsize != size:
+        raise ShardError(f"{where}: an array {dtype} {list(shape)} takes {start + count * dtype.itemsize} bytes, found {size}")
+    return dtype, shape, start
+
+
+def npy_array(data: bytes, where: str) -> np.ndarray:
+    """The array of an npy member (read-only, on the given bytes)."""
+    dtype, shape, start = npy_head(data[:192], len(data), where)
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def ends(lengths: np.ndarray, total: int, where: str) -> np.ndarray:
+    """int64 [n + 1]: where each of n parts of `lengths` begins, and the end; checked against the `total` they must fill."""
+    out = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=out[1:])
+    if out[-1] != total or (len(lengths) and lengths.min() < 1):
+        raise ShardError(f"{where}: lengths must be positive and add up to {total}, found a sum of {out[-1]}")
+    return out
+
+
+# --- companion -------------------------------------------------------------------------------------------------------
+
+
+def align_runs(
+    runs: Sequence[tuple[int, int, str]], kept: Sequence[int], total: int, where: str = "alignment"
+) -> tuple[list[str], np.ndarray]:
+    """Which item each kept frame hears.
+
+    Args:
+        runs: (first, last, item) of ALIGNMENT: frames of the tracklet from 0, last inclusive; in any order.
+        kept: indices of the frames that are stored, rising.
+        total: frames of the tracklet before broken ones were dropped.
+
+    Returns:
+        items: distinct names in order of first use by a kept frame (an item heard by dropped frames alone is left out).
+        align: int16 [kept], index into items. All WHOLE if one run covers the whole tracklet; NONE where no run covers
+            the frame.
+
+    Raises:
+        ShardError: runs overlap, lie outside the tracklet, or name more than 32,767 items.
+    """
+    by_frame: list[str | None] = [None] * total
+    for first, last, item in runs:
+        if not 0 <= first <= last < total:
+            raise ShardError(f"{where}: run {first}..{last} is outside the tracklet's {total} frames; run align_companion again")
+        for frame in range(first, last + 1):
+            if by_frame[frame] is not None:
+                raise ShardError(f"{where}: frame {frame} is in two runs ('{by_frame[frame]}' and '{item}'); run align_companion again")
+            by_frame[frame] = item
+    number: dict[str, int] = {}
+    align = [NONE if (heard := by_frame[frame]) is None else number.setdefault(heard, len(number)) for frame in kept]
+    if len(number) > np.iinfo(np.int16).max:
+        raise ShardError(f"{where}: {len(number)} items in one tracklet, at most {np.iinfo(np.int16).max} can be told apart")
+    if len(runs) == 1 and runs[0][:2] == (0, total - 1):
+        align = [WHOLE] * len(kept)
+    return list(number), np.array(align, np.int16)
+
+
+def resolve(align: np.ndarray) -> np.ndarray:
+    """int16 [frames]: item of each frame, -1 where the frame has none (the meaning of `Batch.companions[...].align`)."""
+    return np.where(align == WHOLE, 0, np.where(align == NONE, -1, align)).astype(np.int16)
+
+
+def stack_items(items: Sequence[str], align: np.ndarray, arrays: Mapping[str, np.ndarray], where: str) -> Items:
+    """Put the arrays [length, width] of `items` one after another; all must have one type and one width."""
+    missing = [item for item in items if item not in arrays]
+    if missing:
+        raise ShardError(f"{where}: item '{missing[0]}' has no feature ({len(missing)} missing); run encode_companion again")
+    parts = [arrays[item] for item in items]
+    kinds = {(part.dtype.str, part.shape[1:]) for part in parts}
+    if len(kinds) != 1 or any(part.ndim != 2 or len(part) == 0 for part in parts):
+        raise ShardError(f"{where}: features differ in type or width or are empty ({sorted(map(str, kinds))}); run encode_companion again")
+    return Items(np.concatenate(parts), np.array([len(part) for part in parts], np.int32), align)
+
+
+# --- sample ----------------------------------------------------------------------------------------------------------
+
+
+def encode(sample: Sample) -> dict[str, bytes]:
+    """The members of a sample in their order in the tar.
+
+    Raises:
+        ShardError: a key, kind or array the format has no place for, or no frame at all.
+    """
+    key = check_key(sample.meta["tracklet"])
+    if tuple(sample.meta) != META_FIELDS or len(sample.meta["frames"]) != len(sample.frames) or not sample.frames:
+        raise ShardError(
+            f"sample {key}: {len(sample.frames)} frames, {len(sample.meta['frames'])} paths; at least one, and as many of both"
+        )
+    members = {
+        META: (json.dumps(sample.meta, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n").encode(),
+        FRAMES: b"".join(sample.frames),
+        FRAME_LENGTHS: npy_bytes(np.array([len(frame) for frame in sample.frames], np.int32)),
+    }
+    for kind, items in sorted(sample.companions.items()):
+        arrays = (items.values, items.lengths, items.align)
+        members |= {suffix: npy_bytes(array) for suffix, array in zip(companion_suffixes(kind), arrays, strict=True)}
+    decode(members, f"sample {key}")
+    return members
+
+
+def decode(members: Mapping[str, bytes], where: str) -> Sample:
+    """The inverse of :func:`encode`; every relation between members is checked.
+
+    Raises:
+        ShardError: begins with `where` and names the member.
+    """
+    for suffix in members:
+        check_suffix(suffix, where)
+    for suffix in REQUIRED:
+        if suffix not in members:
+            raise ShardError(f"{where}: member '{suffix}' is missing")
+    meta = decode_meta(members[META], where)
+    lengths = npy_array(members[FRAME_LENGTHS], f"{where}, {FRAME_LENGTHS}")
+    if lengths.dtype != np.int32 or lengths.shape != (len(meta["frames"]),):
+        raise ShardError(f"{where}, {FRAME_LENGTHS}: found {lengths.dtype} {list(lengths.shape)}, expected int32 [{len(meta['frames'])}]")
+    cuts = ends(lengths, len(members[FRAMES]), f"{where}, {FRAME_LENGTHS}").tolist()
+    frames = [bytes(members[FRAMES][a:b]) for a, b in pairwise(cuts)]
+    kinds = sorted({suffix.partition(".")[0] for suffix in members if suffix not in REQUIRED})
+    return Sample(meta, frames, {kind: _decode_items(members, kind, meta, where) for kind in kinds})
+
+
+def decode_meta(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON member, in the order of META_FIELDS."""
+    try:
+        meta = json.loads(data)
+    except ValueError as error:
+        raise ShardError(f"{where}, {META}: not JSON ({error})") from None
+    if not isinstance(meta, dict) or sorted(meta) != sorted(META_FIELDS) or not all(isinstance(meta[f], list) for f in ("frames", "items")):
+        raise ShardError(f"{where}, {META}: expected the fields {', '.join(META_FIELDS)}")
+    return {name: meta[name] for name in META_FIELDS}
+
+
+def _decode_items(members: Mapping[str, bytes], kind: str, meta: Mapping[str, Any], where: str) -> Items:
+    suffixes = companion_suffixes(kind)
+    for suffix in suffixes:
+        if suffix not in members:
+            raise ShardError(f"{where}: member '{suffix}' is missing")
+    values, lengths, align = (npy_array(members[suffix], f"{where}, {suffix}") for suffix in suffixes)
+    if values.ndim != 2 or lengths.dtype != np.int32 or lengths.shape != (len(meta["items"]),):
+        raise ShardError(f"{where}, {suffixes[1]}: expected int32 [{len(meta['items'])}] and values of two axes")
+    ends(lengths, len(values), f"{where}, {suffixes[1]}")
+    check_align(align, len(meta["frames"]), len(lengths), f"{where}, {suffixes[2]}")
+    return Items(values, lengths, align)
+
+
+def check_align(align: np.ndarray, frames: int, items: int, where: str) -> None:
+    """`align` must be int16 [frames] and point to one of `items`, WHOLE or NONE."""
+    if align.dtype != np.int16 or align.shape != (frames,) or items < 1 or align.min() < NONE or align.max() >= items:
+        raise ShardError(f"{where}: expected int16 [{frames}] in {NONE}..{items - 1}, found {align.dtype} {list(align.shape)}")
+
+
+# --- tar -------------------------------------------------------------------------------------------------------------
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """One ustar header: a plain file, mode 0644, nobody's, of 1970. Equal names and sizes give equal bytes."""
+    if size >= 8**11:
+        raise ShardError(f"member {name}: {size} bytes; a tar member holds less than 8 GiB, take more shards")
+    head = struct.pack(
+        "100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x",
+        name.encode("ascii"),
+        b"0000644\0",
+        b"0000000\0",
+        b"0000000\0",
+        b"%011o\0" % size,
+        b"00000000000\0",
+        b" " * 8,  # the checksum is taken with its own field blank
+        b"0",
+        b"",
+        b"ustar\x0000",
+        b"",
+        b"",
+        b"0000000\0",
+        b"0000000\0",
+        b"",
+    )
+    return head[:148] + b"%06o\0 " % sum(head) + head[156:]
+
+
+def tar_parts(key: str, members: Mapping[str, bytes], offset: int) -> tuple[list[bytes], list[dict[str, Any]], int]:
+    """A sample as tar bytes.
+
+    Args:
+        key: name of the sample.
+        members: of :func:`encode`.
+        offset: byte in the tar where the sample begins.
+
+    Returns:
+        The parts to write, INDEX.members, and the sample's size in bytes, padding included.
+    """
+    parts: list[bytes] = []
+    listed: list[dict[str, Any]] = []
+    at = offset
+    for suffix, data in members.items():
+        padding = -len(data) % BLOCK
+        parts += [tar_header(f"{key}.{suffix}", len(data)), data, bytes(padding)]
+        listed.append({"suffix": suffix, "offset": at + BLOCK, "size": len(data)})
+        at += BLOCK + len(data) + padding
+    return parts, listed, at - offset

@@ -1,0 +1,200 @@
+"""Pack the samples of one shard into a tar, and list them in a Parquet twin.
+
+In:      TRACKLETS, PLAN, FRAMES of the shard; with a companion also ALIGNMENT and FEATURES of the shard.
+Out:     <shard>.tar (a plain WebDataset tar, see codec.py) and its twin, an INDEX of this shard. The twin is written
+         last: it exists = the shard is done. Equal inputs give equal bytes, in whatever order their rows come.
+Source:  layout.md sections 4 and 10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.base import cli, files, tables
+from pipeline.base.errors import ShardError
+from shards import codec
+
+COMPANION_META = ("policy", "oracle", "label_derived", "seed")
+"""What the twin takes over from ALIGNMENT's meta."""
+
+
+def samples(
+    tracklets: pa.Table,
+    order: Iterable[str],
+    frames: pa.Table,
+    kind: str = "",
+    alignment: pa.Table | None = None,
+    features: pa.Table | None = None,
+) -> Iterator[codec.Sample]:
+    """The samples of a shard in the order of its plan.
+
+    Args:
+        tracklets: TRACKLETS, at least those of the shard.
+        order: tracklets of the shard.
+        frames: FRAMES of the shard.
+        kind: medium of the companion; '' without one.
+        alignment: ALIGNMENT; tracklets without rows get no companion.
+        features: FEATURES of the shard.
+
+    Raises:
+        ShardError: a tracklet has no row in `tracklets` or `frames`, an item has no feature, or a run is out of place.
+    """
+    about = {row["tracklet"]: row for row in tracklets.to_pylist()}
+    encoded = {name: row for row, name in enumerate(frames.column("tracklet").to_pylist())}
+    runs = _runs(alignment)
+    arrays = _Features(features)
+    for name in order:
+        if name not in about or name not in encoded:
+            table = "TRACKLETS" if name not in about else "FRAMES"
+            raise ShardError(f"tracklet {name}: PLAN names it, {table} has no such row; run plan_shards and encode_frames again")
+        row = frames.slice(encoded[name], 1)
+        kept, lengths = row.column("kept")[0].as_py(), row.column("lengths")[0].as_py()
+        values = row.column("values")[0].as_buffer()
+        cuts = codec.ends(np.array(lengths, np.int64), values.size, f"FRAMES of tracklet {name}").tolist()
+        paths = about[name]["frames"]
+        items, companions = _companion(runs.get(name, []), kept, len(paths), kind, arrays, name)
+        meta = {field: about[name][field] for field in ("tracklet", "dataset", "identity", "kind", "camera")}
+        meta |= {"frames": [paths[index] for index in kept], "items": items}
+        yield codec.Sample(meta, [values[a:b].to_pybytes() for a, b in pairwise(cuts)], companions)
+
+
+def _runs(alignment: pa.Table | None) -> dict[str, list[tuple[int, int, str]]]:
+    out: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    if alignment is not None:
+        for name, *run in zip(*(alignment.column(c).to_pylist() for c in ("tracklet", "first", "last", "item")), strict=True):
+            out[name].append(tuple(run))
+    return out
+
+
+class _Features(Mapping[str, np.ndarray]):
+    """FEATURES as arrays [length, width] by item, made when asked for."""
+
+    def __init__(self, features: pa.Table | None) -> None:
+        self._table = features
+        names = features.column("item").to_pylist() if features is not None else []
+        self._rows = {name: row for row, name in enumerate(names)}
+
+    def __getitem__(self, item: str) -> np.ndarray:
+        assert self._table is not None
+        row = self._table.slice(self._rows[item], 1)
+        length, width, dtype = (row.column(c)[0].as_py() for c in ("length", "width", "dtype"))
+        values = row.column("values")[0].as_buffer()
+        if values.size != length * width * np.dtype(dtype).itemsize:
+            raise ShardError(
+                f"FEATURES of item {item}: {values.size} bytes are not {dtype} [{length}, {width}]; run encode_companion again"
+            )
+        return np.frombuffer(values, dtype).reshape(length, width)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def _companion(
+    runs: list[tuple[int, int, str]], kept: list[int], total: int, kind: str, arrays: Mapping[str, np.ndarray], name: str
+) -> tuple[list[str], dict[str, codec.Items]]:
+    where = f"ALIGNMENT of tracklet {name}"
+    items, align = codec.align_runs(runs, kept, total, where)
+    return items, {kind: codec.stack_items(items, align, arrays, where)} if items else {}
+
+
+def write_tar(out: IO[bytes], shard: str, packed: Iterable[codec.Sample]) -> list[dict[str, Any]]:
+    """Write samples one after another and the end of the archive; returns the rows of INDEX."""
+    rows: list[dict[str, Any]] = []
+    offset = 0
+    for sample in packed:
+        key = sample.meta["tracklet"]
+        parts, members, size = codec.tar_parts(key, codec.encode(sample), offset)
+        digest = hashlib.sha256()
+        for part in parts:
+            out.write(part)
+            digest.update(part)
+        row = {"shard": shard, "key": key, **{field: sample.meta[field] for field in ("identity", "kind", "camera")}}
+        row |= {"frames": len(sample.frames), "items": len(sample.meta["items"])}
+        rows.append({**row, "offset": offset, "size": size, "members": members, "digest": digest.hexdigest()})
+        offset += size
+    out.write(bytes(codec.END))
+    return rows
+
+
+def twin_meta(
+    tracklets: Mapping[str, Any], frames: Mapping[str, Any], kind: str = "", alignment: Mapping[str, Any] | None = None, bands: int = 0
+) -> dict[str, Any]:
+    """INDEX meta from the metas of TRACKLETS, FRAMES and ALIGNMENT: dataset, cameras, frames, companion (or None)."""
+    companion = None
+    if alignment is not None:
+        if alignment["kind"] != kind:
+            raise ShardError(f"ALIGNMENT is of kind '{alignment['kind']}', asked for '{kind}'; give the alignment of that companion")
+        companion = {"kind": kind, "bands": bands, **{name: alignment[name] for name in COMPANION_META}}
+    size = {name: frames["frames"][name] for name in ("height", "width")}
+    return {"dataset": tracklets["dataset"], "cameras": tracklets["cameras"], "frames": size, "companion": companion}
+
+
+def bands_of(features: pa.Table, kind: str, meta: Mapping[str, Any]) -> int:
+    """Width of a companion frame: that of FEATURES meta (a shard may hold no dubbed tracklet), which all rows must have."""
+    if meta["kind"] != kind:
+        raise ShardError(f"FEATURES are of kind '{meta['kind']}', asked for '{kind}'; give the features of that companion")
+    bands = meta[kind]["bands"]
+    if wrong := set(pc.unique(features.column("width")).to_pylist()) - {bands}:
+        raise ShardError(f"FEATURES: widths {sorted(wrong)} beside {bands} of their settings; run encode_companion again")
+    return bands
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    arguments.add_argument("out", type=Path, help="<shard>.tar")
+    arguments.add_argument("--twin", type=Path, required=True, help="INDEX of this shard, written last")
+    arguments.add_argument("--tracklets", type=Path, required=True)
+    arguments.add_argument("--plan", type=Path, required=True)
+    arguments.add_argument("--shard", type=int, required=True, help="number from 0")
+    arguments.add_argument("--frames", type=Path, required=True)
+    arguments.add_argument("--alignment", type=Path)
+    arguments.add_argument("--features", type=Path)
+    arguments.add_argument("--kind", default="", help="medium of the companion, e.g. audio")
+    args = arguments.parse_args(argv)
+    if len({args.alignment is None, args.features is None, not args.kind}) != 1:
+        raise ShardError("--alignment, --features and --kind belong together: give all three or none")
+
+    order = planned(tables.read(args.plan, tables.PLAN), args.shard)
+    here = pa.array(order)
+    tracklets = tables.read(args.tracklets, tables.TRACKLETS)
+    tracklets = tracklets.filter(pc.is_in(tracklets.column("tracklet"), here))
+    frames = tables.read(args.frames, tables.FRAMES)
+    if sorted(frames.column("tracklet").to_pylist()) != sorted(order):
+        raise ShardError(f"{args.frames}: holds other tracklets than shard {args.shard} of {args.plan}; run encode_frames again")
+    alignment = features = note = None
+    bands = 0
+    if args.alignment is not None:
+        alignment, note = tables.read(args.alignment, tables.ALIGNMENT), tables.read_meta(args.alignment)
+        alignment = alignment.filter(pc.is_in(alignment.column("tracklet"), here))
+        features = tables.read(args.features, tables.FEATURES)
+        bands = bands_of(features, args.kind, tables.read_meta(args.features))
+    meta = twin_meta(tables.read_meta(args.tracklets), tables.read_meta(args.frames), args.kind, note, bands)
+
+    args.twin.unlink(missing_ok=True)  # a twin of an older tar must not vouch for this one
+    with files.atomic_open(args.out) as out:
+        rows = write_tar(out, args.out.name, samples(tracklets, order, frames, args.kind, alignment, features))
+    tables.write_rows(args.twin, rows, tables.INDEX, meta)
+
+
+def planned(plan: pa.Table, shard: int) -> list[str]:
+    """Tracklets of one shard in their order."""
+    rows = plan.filter(pc.equal(plan.column("shard"), shard)).sort_by("order")
+    if rows.num_rows == 0:
+        raise ShardError(f"shard {shard}: PLAN has no tracklet for it; give a number from 0 to {pc.max(plan.column('shard')).as_py()}")
+    return rows.column("tracklet").to_pylist()
+
+
+if __name__ == "__main__":
+    cli.run(main)

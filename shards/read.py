@@ -1,0 +1,288 @@
+"""Random access to samples by offset: the INDEX says where, the tars are mapped into memory.
+
+In:      INDEX (of a whole store, or the twin of one shard) with its tars beside it.
+Out:     JPEG bytes of the frames that were drawn, companion items that they hear.
+Source:  layout.md sections 4 and 10; promise R5: a shard that was cut, swapped or changed in size is refused.
+
+At open: the size of every tar, the names of its first and last sample, its end. At each read: the member's name in the
+tar and the relations between members. Every single byte is checked by :func:`shards.verify.verify`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.base import tables
+from pipeline.base.errors import ShardError
+from shards import codec
+
+
+class Layout:
+    """Where everything lies according to an INDEX: plain arrays, checked against each other.
+
+    Attributes:
+        names: file name of each tar.
+        sizes: bytes each tar must have.
+        rows: first and last row of INDEX of each tar.
+        shard_of: int64 [samples], tar of each row.
+        offsets: int64 [samples], byte of each sample's first header.
+        members: by suffix: int64 [samples] data offset (-1: the sample has no such member), int64 [samples] size.
+
+    Raises:
+        ShardError: samples overlap or leave gaps, members lie outside their sample, or a name is no plain file name.
+    """
+
+    def __init__(self, index: pa.Table, where: str) -> None:
+        count = index.num_rows
+        if count == 0:
+            raise ShardError(f"{where}: lists no sample; run pack_shard and index_shards again")
+        shards = index.column("shard").to_pylist()
+        starts = [row for row in range(count) if row == 0 or shards[row] != shards[row - 1]]
+        self.names = [shards[row] for row in starts]
+        self.rows = list(zip(starts, [row - 1 for row in [*starts[1:], count]], strict=True))
+        for name in self.names:
+            if Path(name).name != name or self.names.count(name) != 1:
+                raise ShardError(f"{where}: '{name}' is no plain file name of one run of rows; run index_shards again")
+        self.shard_of = np.repeat(np.arange(len(starts)), np.diff([*starts, count]))
+        self.offsets = index.column("offset").to_numpy()
+        sizes = index.column("size").to_numpy()
+        expected = np.roll(self.offsets + sizes, 1)
+        expected[starts] = 0
+        self._refuse(
+            index, (self.offsets != expected) | (sizes < codec.BLOCK) | (sizes % codec.BLOCK != 0), "samples overlap or leave gaps"
+        )
+        self.sizes = [int(self.offsets[last] + sizes[last]) + codec.END for _, last in self.rows]
+
+        lists = pa.concat_arrays(index.column("members").chunks)
+        row_of = np.repeat(np.arange(count), pc.list_value_length(lists).to_numpy())
+        fields = dict(zip(("suffix", "offset", "size"), lists.flatten().flatten(), strict=True))
+        at, size = fields["offset"].to_numpy(), fields["size"].to_numpy()
+        outside = (at < self.offsets[row_of] + codec.BLOCK) | (size < 0) | (at + size > (self.offsets + sizes)[row_of])
+        self._refuse(index, np.bincount(row_of[outside], minlength=count) > 0, "members lie outside their sample")
+        self.members: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        suffixes = fields["suffix"].dictionary_encode()
+        for number, suffix in enumerate(suffixes.dictionary.to_pylist()):
+            codec.check_suffix(suffix, where)
+            chosen = suffixes.indices.to_numpy() == number
+            self._refuse(index, np.bincount(row_of[chosen], minlength=count) > 1, f"member {suffix} is listed twice")
+            held = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
+            held[0][row_of[chosen]], held[1][row_of[chosen]] = at[chosen], size[chosen]
+            self.members[suffix] = held
+        for suffix in codec.REQUIRED:
+            absent = self.members[suffix][0] < 0 if suffix in self.members else np.ones(count, bool)
+            self._refuse(index, absent, f"member {suffix} is missing")
+
+    @staticmethod
+    def _refuse(index: pa.Table, wrong: np.ndarray, what: str) -> None:
+        if wrong.any():
+            row = int(wrong.argmax())
+            shard, key = index.column("shard")[row].as_py(), index.column("key")[row].as_py()
+            raise ShardError(f"shard {shard}, sample {key}: {what} in its index; delete the tar and its twin and run pack_shard again")
+
+
+def check_tar(path: Path, size: int, samples: Sequence[tuple[int, str]]) -> None:
+    """Refuse a tar that is missing, has another size, other samples at the given offsets, or no end of archive.
+
+    Args:
+        path: the tar.
+        size: bytes it must have.
+        samples: (offset, key) of some samples; their first member's name is read.
+
+    Raises:
+        ShardError: names the tar.
+    """
+    again = "delete it and its twin and run pack_shard again"
+    try:
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != size:
+                raise ShardError(f"shard {path.name}: its index implies {size} bytes, the file has {found}; {again}")
+            for offset, key in samples:
+                name = f"{key}.{codec.META}\0".encode()
+                if os.pread(file.fileno(), len(name), offset) != name:
+                    raise ShardError(f"shard {path.name}: sample {key} is not where its index says (byte {offset}); {again}")
+            if os.pread(file.fileno(), codec.END, size - codec.END) != bytes(codec.END):
+                raise ShardError(f"shard {path.name}: the end-of-archive blocks are not zero; {again}")
+    except FileNotFoundError:
+        raise ShardError(f"shard {path.name}: no such file in {path.parent}; its index lies there, tar and index belong together") from None
+
+
+class Store:
+    """Samples of one INDEX. Opening reads the index only; tars are mapped when first read, anew in each process.
+
+    Attributes:
+        keys: names of all samples, in the order of INDEX (shard, then offset).
+        table: INDEX as it was read.
+        meta: INDEX meta: dataset, cameras, frames {height, width}, companion {...} or None.
+
+    Raises:
+        ShardError: (when opened) a tar is missing or is not what INDEX says; names the shard.
+    """
+
+    def __init__(self, index_path: str | os.PathLike[str]) -> None:
+        self.path = Path(index_path)
+        self.table: pa.Table = tables.read(self.path, tables.INDEX)
+        self.meta: dict[str, Any] = tables.read_meta(self.path)
+        self.keys: list[str] = self.table.column("key").to_pylist()
+        self._rows = {key: row for row, key in enumerate(self.keys)}
+        if len(self._rows) != len(self.keys):
+            raise ShardError(f"{self.path}: {len(self.keys) - len(self._rows)} keys are listed twice; run index_shards again")
+        self._plain = {
+            name: self.table.column(name).to_pylist() for name in self.table.column_names if name not in ("members", "offset", "size")
+        }
+        self._layout = Layout(self.table, str(self.path))
+        self._members = self._layout.members
+        self._shard = self._layout.shard_of.tolist()
+        self._maps: dict[int, mmap.mmap] = {}
+        self._pid = os.getpid()
+        for shard in range(len(self._layout.names)):
+            self._check_file(shard)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def row(self, key: str) -> dict[str, Any]:
+        """INDEX columns of one sample: shard, key, identity, kind, camera, frames, items, digest."""
+        row = self._row(key)
+        return {name: values[row] for name, values in self._plain.items()}
+
+    def count(self, key: str) -> int:
+        """Number of frames."""
+        return self._plain["frames"][self._row(key)]
+
+    def frames(self, key: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """JPEG bytes of the frames `indices` (0..count-1, any order, repeats allowed); only their pages are read.
+
+        Raises:
+            ShardError: an index is out of range, or the members contradict each other or INDEX.
+        """
+        row = self._row(key)
+        lengths = self._array(row, codec.FRAME_LENGTHS)
+        view, start, size = self._member(row, codec.FRAMES)
+        if lengths.dtype != np.int32 or lengths.shape != (self._plain["frames"][row],):
+            raise self._error(row, codec.FRAME_LENGTHS, f"INDEX lists {self._plain['frames'][row]} frames, found {list(lengths.shape)}")
+        cuts = codec.ends(lengths, size, self._where(row, codec.FRAME_LENGTHS)).tolist()
+        out = []
+        for index in indices:
+            if not 0 <= index < len(lengths):
+                raise self._error(row, codec.FRAMES, f"frame {index} was asked for, there are {len(lengths)}")
+            out.append(view[start + cuts[index] : start + cuts[index + 1]])
+        return out
+
+    def align(self, key: str, kind: str) -> np.ndarray | None:
+        """Which item each frame hears.
+
+        Returns:
+            int16 [frames]: item 0..items-1, -1 where this frame hears none (as in `Batch`; a companion of the whole
+            tracklet is item 0 at every frame). None if the tracklet has no companion of this kind.
+        """
+        row = self._row(key)
+        _, lengths, align = codec.companion_suffixes(kind)
+        if not self._has(row, align):
+            return None
+        found = self._array(row, align)
+        _, shape, _ = self._head(row, lengths)
+        codec.check_align(found, self._plain["frames"][row], shape[0], self._where(row, align))
+        return codec.resolve(found)
+
+    def companion(self, key: str, kind: str, items: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """The items with these numbers (0..items-1), each a new array [L, M] (audio: float16 log-mel [frames, bands]).
+
+        Raises:
+            ShardError: the tracklet has no companion of this kind, an item is out of range, or members contradict
+                each other.
+        """
+        row = self._row(key)
+        values, lengths, _ = codec.companion_suffixes(kind)
+        if not self._has(row, values):
+            raise self._error(row, values, f"the tracklet has no companion of kind '{kind}'")
+        dtype, shape, start = self._head(row, values)
+        if len(shape) != 2:
+            raise self._error(row, values, f"expected two axes, found {list(shape)}")
+        cuts = codec.ends(self._array(row, lengths), shape[0], self._where(row, lengths)).tolist()
+        view, offset, _ = self._member(row, values)
+        out = []
+        for item in items:
+            if not 0 <= item < len(cuts) - 1:
+                raise self._error(row, values, f"item {item} was asked for, there are {len(cuts) - 1}")
+            count, first = cuts[item + 1] - cuts[item], cuts[item]
+            at = offset + start + first * shape[1] * dtype.itemsize
+            out.append(np.frombuffer(view, dtype, count * shape[1], at).reshape(count, shape[1]).copy())
+        return out
+
+    def items(self, key: str) -> list[str]:
+        """Names of the companion items, in their order in the tar; equal names in two tracklets are equal items."""
+        row = self._row(key)
+        view, start, size = self._member(row, codec.META)
+        return codec.decode_meta(view[start : start + size], self._where(row))["items"]
+
+    def sample(self, key: str) -> codec.Sample:
+        """The whole sample, decoded and checked."""
+        row = self._row(key)
+        members = {}
+        for suffix in self._members:
+            if self._has(row, suffix):
+                view, start, size = self._member(row, suffix)
+                members[suffix] = view[start : start + size]
+        return codec.decode(members, self._where(row))
+
+    # --- inside ---
+
+    def _row(self, key: str) -> int:
+        try:
+            return self._rows[key]
+        except KeyError:
+            raise ShardError(f"{self.path}: no sample '{key}' among {len(self.keys)}") from None
+
+    def _where(self, row: int, suffix: str = "") -> str:
+        return f"shard {self._plain['shard'][row]}, sample {self.keys[row]}" + (f", {suffix}" if suffix else "")
+
+    def _error(self, row: int, suffix: str, message: str) -> ShardError:
+        return ShardError(f"{self._where(row, suffix)}: {message}")
+
+    def _has(self, row: int, suffix: str) -> bool:
+        return suffix in self._members and self._members[suffix][0][row] >= 0
+
+    def _member(self, row: int, suffix: str) -> tuple[mmap.mmap, int, int]:
+        """The mapped tar, offset and size of a member, after a look at its name in the tar."""
+        offsets, sizes = self._members[suffix]
+        offset = int(offsets[row])
+        view = self._map(self._shard[row])
+        name = f"{self.keys[row]}.{suffix}\0".encode()
+        if view[offset - codec.BLOCK : offset - codec.BLOCK + len(name)] != name:
+            raise self._error(row, suffix, "the tar holds another member here; delete the tar and its twin and run pack_shard again")
+        return view, offset, int(sizes[row])
+
+    def _array(self, row: int, suffix: str) -> np.ndarray:
+        view, start, size = self._member(row, suffix)
+        return codec.npy_array(view[start : start + size], self._where(row, suffix))
+
+    def _head(self, row: int, suffix: str) -> tuple[np.dtype, tuple[int, ...], int]:
+        view, start, size = self._member(row, suffix)
+        return codec.npy_head(view[start : start + min(size, 192)], size, self._where(row, suffix))
+
+    def _map(self, shard: int) -> mmap.mmap:
+        if self._pid != os.getpid():  # a forked worker maps for itself
+            self._maps, self._pid = {}, os.getpid()
+        view = self._maps.get(shard)
+        if view is None:
+            with open(self._check_file(shard), "rb") as file:
+                view = self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return view
+
+    def _check_file(self, shard: int) -> Path:
+        path = self.path.parent / self._layout.names[shard]
+        first, last = self._layout.rows[shard]
+        check_tar(path, self._layout.sizes[shard], [(int(self._layout.offsets[row]), self.keys[row]) for row in (first, last)])
+        return path

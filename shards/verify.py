@@ -1,0 +1,88 @@
+"""Check every byte of a store against its INDEX: ``python -m shards.verify INDEX`` (exit status 2 if anything is wrong).
+
+In:      INDEX with its tars beside it.   Out: one line for each thing that is wrong.
+Source:  promises R5 and R13.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import cli, tables
+from pipeline.base.errors import ShardError
+from shards import codec
+from shards.read import Layout, check_tar
+
+
+def verify(index_path: str | os.PathLike[str]) -> list[str]:
+    """What is wrong with a store; empty if every sample's digest and members are as listed.
+
+    Raises:
+        ShardError, TableError: the INDEX itself cannot be used.
+    """
+    index = tables.read(index_path, tables.INDEX)
+    layout = Layout(index, str(index_path))
+    rows = index.to_pylist()
+    wrong: list[str] = []
+    for shard, name in enumerate(layout.names):
+        path = Path(index_path).parent / name
+        first, last = layout.rows[shard]
+        try:
+            check_tar(path, layout.sizes[shard], [(rows[row]["offset"], rows[row]["key"]) for row in (first, last)])
+        except ShardError as error:
+            wrong.append(str(error))
+            if not path.is_file():
+                continue
+        with open(path, "rb") as tar:
+            for row in rows[first : last + 1]:
+                tar.seek(row["offset"])
+                wrong += check_sample(row, tar.read(row["size"]))
+    return wrong
+
+
+def check_sample(row: dict[str, Any], data: bytes) -> list[str]:
+    """What is wrong with the bytes of one sample, given its row of INDEX: the digest, and what tar and codec say of it."""
+    where = f"shard {row['shard']}, sample {row['key']}"
+    if len(data) != row["size"]:
+        return [f"{where}: the tar ends {row['size'] - len(data)} bytes early"]
+    members = _check_members(row, data, where)
+    if hashlib.sha256(data).hexdigest() != row["digest"]:
+        return [f"{where}: its bytes differ from the digest in INDEX", *members]
+    return members
+
+
+def _check_members(row: dict[str, Any], data: bytes, where: str) -> list[str]:
+    """What is wrong in the members, also where the digest is right: a sample can be listed wrongly."""
+    members = {}
+    for member in row["members"]:
+        at = member["offset"] - row["offset"]
+        members[member["suffix"]] = data[at : at + member["size"]]
+        if data[at - codec.BLOCK : at] != codec.tar_header(f"{row['key']}.{member['suffix']}", member["size"]):
+            return [f"{where}, {member['suffix']}: the tar's header is not that of INDEX"]
+    try:
+        sample = codec.decode(members, where)
+    except ShardError as error:
+        return [str(error)]
+    found = {"key": sample.meta["tracklet"], **{field: sample.meta[field] for field in ("identity", "kind", "camera")}}
+    found |= {"frames": len(sample.frames), "items": len(sample.meta["items"])}
+    return [f"{where}: {field} is {value} in the tar and {row[field]} in INDEX" for field, value in found.items() if value != row[field]]
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    arguments.add_argument("index", type=Path)
+    args = arguments.parse_args(argv)
+    wrong = verify(args.index)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    if wrong:
+        raise ShardError(f"{args.index}: {len(wrong)} things are wrong with the store; delete the named shards and run pack_shard again")
+    print(f"{args.index}: every sample is as listed")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,224 @@
+"""One picture: taken as it is, made anew, or refused with a reason. Nothing else may happen."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.base.config import FramesConfig
+from pipeline.base.errors import MediaError
+from pipeline.base.seeds import rng
+from pipeline.features import frames
+
+CONFIG = FramesConfig(height=32, width=16)
+REASONS = {"empty", "unreadable", "truncated", "too large"}
+
+
+def picture(width=16, height=32, mode="RGB") -> Image.Image:
+    """Red falls to the right, green rises downwards."""
+    y, x = np.mgrid[:height, :width]
+    rgb = np.stack([255 - 255 * x / max(1, width - 1), 255 * y / max(1, height - 1), np.full_like(x, 64)], 2).astype(np.uint8)
+    return Image.fromarray(rgb).convert(mode)
+
+
+def saved(image: Image.Image, kind="JPEG", **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def exif(orientation: int) -> bytes:
+    made = Image.Exif()
+    made[0x0112] = orientation
+    return made.tobytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"quality": 30}, {"progressive": True}, {"subsampling": "4:4:4"}, {"optimize": True}, {"comment": b"hi"}, {"restart_marker_blocks": 1},
+     {"exif": exif(1)}, {"dpi": (72, 72)}],
+)  # fmt: skip
+def test_taken_byte_for_byte(options):
+    data = saved(picture(), **options)
+    made, resized = frames.encode(data, CONFIG)
+    assert made is data and not resized
+
+
+def test_taken_without_decoding(monkeypatch):
+    monkeypatch.setattr(Image, "open", None)
+    frames.encode(saved(picture()), CONFIG)
+
+
+OTHERS = {
+    "png": saved(picture(), "PNG"),
+    "bmp": saved(picture(), "BMP"),
+    "webp": saved(picture(), "WEBP"),
+    "tiff": saved(picture(), "TIFF"),
+    "ppm": saved(picture(), "PPM"),
+    "palette": saved(picture(mode="P"), "PNG"),
+    "alpha": saved(picture(mode="RGBA"), "PNG"),
+    "wider": saved(picture(width=17)),
+    "turned": saved(picture(width=32, height=16)),
+    "grey": saved(picture(mode="L")),
+    "cmyk": saved(picture(mode="CMYK")),
+    "rotated": saved(picture(width=32, height=16), exif=exif(6)),
+    "mirrored": saved(picture(), exif=exif(2)),
+    "bytes after the end": saved(picture()) + b"\0\0",
+    "two images": saved(picture()) + saved(picture()),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_made_anew(name):
+    made, resized = frames.encode(OTHERS[name], CONFIG)
+    assert resized and frames.is_stored_form(made, 32, 16)
+    assert frames.encode(OTHERS[name], CONFIG)[0] == made
+    assert frames.encode(made, CONFIG) == (made, False)  # once is enough
+
+
+@pytest.mark.parametrize("name", ["png", "bmp", "tiff", "ppm", "alpha", "bytes after the end"])
+def test_colours_stay(name):
+    found = pixels(frames.encode(OTHERS[name], CONFIG)[0]).astype(int)
+    assert np.abs(found - np.asarray(picture(), int)).mean() < 6
+
+
+def test_orientation_is_applied():
+    sideways = picture().transpose(Image.Transpose.ROTATE_90)  # orientation 6 says: turn it back by 90 degrees clockwise
+    found = pixels(frames.encode(saved(sideways, exif=exif(6)), CONFIG)[0]).astype(int)
+    assert np.abs(found - np.asarray(picture(), int)).mean() < 6
+    mirrored = pixels(frames.encode(OTHERS["mirrored"], CONFIG)[0]).astype(int)
+    assert np.abs(mirrored - np.asarray(picture(), int)[:, ::-1]).mean() < 6
+
+
+def test_sixteen_bits_keep_the_upper_eight():
+    levels = np.full((32, 16), 200 * 256 + 255, np.uint16)
+    made, _ = frames.encode(saved(Image.fromarray(levels), "PNG"), CONFIG)
+    assert np.abs(pixels(made).astype(int) - 200).max() <= 1
+
+
+def test_quality_decides_the_bytes():
+    data = OTHERS["png"]
+    low, high = (frames.encode(data, FramesConfig(height=32, width=16, quality=q))[0] for q in (50, 95))
+    assert len(low) < len(high)
+
+
+def test_comments_do_not_travel():
+    made, _ = frames.encode(saved(picture(width=17), comment=b"name of a person", exif=exif(1)), CONFIG)
+    assert b"name of a person" not in made and b"Exif" not in made
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds nothing of it."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"<html>not found</html>", "unreadable"),
+        (b"\xff\xd8\xff\xd9", "unreadable"),
+        (saved(picture())[:-40], "truncated"),
+        (saved(picture())[:-1], "truncated"),
+        (saved(picture(100, 100), "PNG")[:300], "truncated"),
+        (png_of(8193, 8193), "too large"),
+        (png_of(60000, 60000), "too large"),
+    ],
+)  # fmt: skip
+def test_broken(data, reason):
+    start = time.process_time()
+    with pytest.raises(MediaError) as caught:
+        frames.encode(data, CONFIG)
+    assert caught.value.reason == reason and time.process_time() - start < 1
+    assert "0x" not in str(caught.value)  # no memory address: a quarantine table is the same each time
+
+
+def test_damaged_markers_are_never_taken_as_they_are():
+    """Each byte of the headers, changed: the size check reads what a decoder would read."""
+    data = saved(picture())
+    sof = data.index(b"\xff\xc0")
+    for at in range(sof + 1, sof + 10):  # marker, length, precision, height, width, components
+        assert not frames.is_stored_form(data[:at] + bytes([data[at] ^ 0x08]) + data[at + 1 :], 32, 16)
+    assert frames.is_stored_form(data, 32, 16) and not frames.is_stored_form(data, 16, 32)
+    assert not frames.is_stored_form(data[: data.index(b"\xff\xda")] + b"\xff\xd9", 32, 16)  # no scan
+    for table in (b"\xff\xc4", b"\xff\xdb"):  # all Huffman or all quantisation tables renamed to comments
+        assert not frames.is_stored_form(data.replace(table, b"\xff\xfe"), 32, 16)
+
+
+def test_damage_gives_a_jpeg_or_a_reason():
+    """Promise R4: cut, flipped, mixed up."""
+    draw = rng(1, "fuzz")
+    sources = [*OTHERS.values(), saved(picture()), saved(picture(), progressive=True)]
+    counts = {"jpeg": 0, **dict.fromkeys(REASONS, 0)}
+    for number in range(600):
+        data = bytearray(sources[number % len(sources)])
+        how = number % 4
+        if how == 0:
+            del data[int(draw.integers(len(data))) :]
+        elif how == 1:
+            for at in draw.integers(len(data), size=4):
+                data[at] ^= 1 << int(draw.integers(8))
+        elif how == 2:
+            a, b = sorted(draw.integers(len(data), size=2).tolist())
+            del data[a:b]
+        else:
+            data[: int(draw.integers(1, 64))] = draw.bytes(32)
+        try:
+            made, _ = frames.encode(bytes(data), CONFIG)
+            assert frames.is_stored_form(made, 32, 16)
+            counts["jpeg"] += 1
+        except MediaError as error:
+            counts[error.reason] += 1
+    assert set(counts) == {"jpeg", *REASONS} and counts["jpeg"] > 50 and counts["unreadable"] > 50 and counts["truncated"] > 20
+
+
+@pytest.mark.real_data
+def test_hostile_pictures(real_data):
+    folder = real_data / "hostile_media" / "image"
+    found = {}
+    for path in sorted(folder.iterdir()):
+        try:
+            made, resized = frames.encode(path.read_bytes(), FramesConfig())
+            assert resized and frames.is_stored_form(made, 256, 128)
+            found[path.name] = "made"
+        except MediaError as error:
+            found[path.name] = error.reason
+    assert len(found) == 30
+    assert found["empty.jpg"] == "empty" and found["max_size.jpg"] == "too large" and found["truncated_jpeg.jpg"] == "truncated"
+    assert found["null_height.jpg"] == found["missing-sos.jpg"] == "unreadable"
+    made = (
+        "hopper.jpg",
+        "hopper_gray.jpg",
+        "pil_sample_cmyk.jpg",
+        "i_trns.png",
+        "frame_size.mpo",
+        "broken_exif_dpi.jpg",
+        "hopper_orientation_6.jpg",
+    )
+    assert all(found[name] == "made" for name in made)
+
+
+@pytest.mark.real_data
+def test_real_frames_are_taken_as_they_are(real_data):
+    paths = sorted((real_data / "real_mini" / "mars").rglob("*.jpg"))
+    read = [path.read_bytes() for path in paths]
+    assert len(read) == 339 and all(frames.encode(data, FramesConfig()) == (data, False) for data in read)
+    start = time.process_time()
+    for data in read:
+        frames.is_stored_form(data, 256, 128)
+    assert (time.process_time() - start) / len(read) < 30e-6

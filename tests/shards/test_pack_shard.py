@@ -1,0 +1,153 @@
+"""Tars: the same bytes always, readable by everyone, listed correctly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.base import tables
+from pipeline.base.errors import ShardError
+from shards import codec, pack_shard
+from tests.shards import making
+
+
+@pytest.fixture
+def folder(tmp_path):
+    making.make_store(tmp_path)
+    return tmp_path
+
+
+def packed(folder, shard=0, turn=lambda table: table):
+    """Tar bytes straight from tables, which `turn` may shuffle."""
+    read = {
+        name: turn(tables.read(folder / f"{file}.parquet", schema))
+        for name, file, schema in (
+            ("tracklets", "t", tables.TRACKLETS),
+            ("frames", f"f{shard}", tables.FRAMES),
+            ("alignment", "a", tables.ALIGNMENT),
+            ("features", f"e{shard}", tables.FEATURES),
+        )
+    }
+    order = pack_shard.planned(turn(tables.read(folder / "p.parquet", tables.PLAN)), shard)
+    out = io.BytesIO()
+    pack_shard.write_tar(out, "x.tar", pack_shard.samples(order=order, kind="audio", **read))
+    return out.getvalue()
+
+
+def test_format_is_pinned(folder):
+    """Any change of the format shows here: bytes by bytes it must stay, or the schema version of INDEX must rise."""
+    data = (folder / "00000.tar").read_bytes()
+    assert data[:512].startswith(b"0001C1T0001.json\0") and data[-1024:] == bytes(1024)
+    assert hashlib.sha256(data).hexdigest() == "bdbfb94d2561f60955244076e5fa260ba7224e8e3e46575c059a347f6c930e03"
+
+
+def test_rows_in_any_order_give_the_same_bytes(folder):
+    def turn(table: pa.Table) -> pa.Table:
+        return table.take(list(range(table.num_rows))[::-1])
+
+    for shard in (0, 1):
+        data = (folder / f"0000{shard}.tar").read_bytes()
+        assert packed(folder, shard) == packed(folder, shard, turn) == data
+
+
+def test_environment_does_not_matter(folder, repository):
+    expected = {name: (folder / name).read_bytes() for name in ("00000.tar", "00000.parquet")}
+    command = "umask 077 && exec " + " ".join([sys.executable, "-m", "shards.pack_shard", *making.arguments(folder, 0)])
+    env = {**os.environ, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "123", "LC_ALL": "C", "PYTHONPATH": str(repository)}
+    subprocess.run(["sh", "-c", command], check=True, env=env, cwd=repository)
+    assert {name: (folder / name).read_bytes() for name in expected} == expected
+
+
+def test_negative_control_other_inputs_give_other_bytes(folder, monkeypatch):
+    expected = packed(folder)
+    header = codec.tar_header
+
+    def later(name: str, size: int) -> bytes:
+        made = header(name, size).replace(b"00000000000\0", b"00000000001\0")
+        return made[:148] + b"%06o\0 " % (sum(made[:148]) + sum(made[156:]) + 8 * 32) + made[156:]
+
+    monkeypatch.setattr(codec, "tar_header", later)
+    assert packed(folder) != expected
+    monkeypatch.undo()
+    assert packed(folder) == expected
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="no tar command")
+def test_tar_command_reads_it(folder, tmp_path):
+    listed = subprocess.run(["tar", "-tvf", folder / "00001.tar"], check=True, capture_output=True, text=True)
+    assert listed.stderr == "" and listed.stdout.splitlines()[0].startswith("-rw-r--r-- 0/0")
+    names = [line.split()[-1] for line in listed.stdout.splitlines()]
+    assert names[:3] == ["0000C1T0001.json", "0000C1T0001.frames.mjpeg", "0000C1T0001.frames.lengths.npy"] and len(names) == 3 + 3 + 6
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["tar", "-xf", folder / "00001.tar", "-C", out], check=True)
+    assert (out / "0002C1T0001.frames.mjpeg").read_bytes() == b"".join(making.stored("0002C1T0001"))
+
+
+def test_python_and_webdataset_read_it(folder):
+    webdataset = pytest.importorskip("webdataset")
+    with tarfile.open(folder / "00000.tar") as tar:
+        assert len(tar.getmembers()) == 12
+    found = list(webdataset.WebDataset([str(folder / "00000.tar")], shardshuffle=False))
+    assert [sample["__key__"] for sample in found] == ["0001C1T0001", "0001C2T0001"]
+    assert found[0]["frames.mjpeg"] == b"".join(making.stored("0001C1T0001"))
+    values = np.load(io.BytesIO(found[0]["audio.values.npy"]), allow_pickle=False)
+    assert np.array_equal(values, np.concatenate([making.FEATURES["clip_b"], making.FEATURES["clip_a"]]))
+
+
+def test_twin_by_hand(folder):
+    twin = tables.read(folder / "00001.parquet", tables.INDEX).to_pylist()
+    data = (folder / "00001.tar").read_bytes()
+    assert [(row["key"], row["kind"], row["camera"], row["frames"], row["items"]) for row in twin] == [
+        ("0000C1T0001", "distractor", 0, 3, 0), ("0002C1T0001", "person", 0, 6, 0), ("0002C2T0002", "person", 1, 6, 1)]  # fmt: skip
+    assert [row["offset"] for row in twin] == [0, 3072, 6144]  # three members of two blocks each
+    for row in twin:
+        assert hashlib.sha256(data[row["offset"] : row["offset"] + row["size"]]).hexdigest() == row["digest"]
+    member = twin[1]["members"][1]
+    assert member["suffix"] == "frames.mjpeg"
+    assert data[member["offset"] : member["offset"] + member["size"]] == b"".join(making.stored("0002C1T0001"))
+
+
+def test_meta(folder):
+    meta = tables.read_meta(folder / "00000.parquet")
+    assert meta["dataset"] == "tiny" and meta["cameras"] == 2 and meta["frames"] == {"height": 32, "width": 16}
+    assert meta["companion"] == {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "bands": 2, "seed": 7}
+    pack_shard.main(making.arguments(folder, 0, sound=False))
+    assert tables.read_meta(folder / "00000.parquet")["companion"] is None
+
+
+def test_paths_of_dropped_frames_are_left_out(folder):
+    with tarfile.open(folder / "00001.tar") as tar:
+        meta = codec.decode_meta(tar.extractfile("0002C1T0001.json").read(), "")
+    assert meta["frames"] == [f"0002C1T0001/{index}.jpg" for index in (0, 1, 3, 4, 5, 6)]
+
+
+def test_a_failed_pack_leaves_no_twin(folder):
+    tables.write_rows(folder / "e0.parquet", [], tables.FEATURES, {"kind": "audio", "audio": {"bands": 2}})
+    before = (folder / "00000.tar").read_bytes()
+    with pytest.raises(ShardError, match=r"0001C1T0001: item 'clip_b' has no feature \(2 missing\); run encode_companion"):
+        pack_shard.main(making.arguments(folder, 0))
+    assert not (folder / "00000.parquet").exists() and (folder / "00000.tar").read_bytes() == before
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_inputs_that_do_not_belong_together(folder):
+    arguments = making.arguments(folder, 0)
+    swapped = [text.replace("f0.parquet", "f1.parquet") for text in arguments]
+    with pytest.raises(ShardError, match="holds other tracklets"):
+        pack_shard.main(swapped)
+    with pytest.raises(ShardError, match="belong together"):
+        pack_shard.main(arguments[:-2])
+    with pytest.raises(ShardError, match="of kind 'audio', asked for 'events'"):
+        pack_shard.main([*arguments[:-1], "events"])
+    with pytest.raises(ShardError, match="give a number from 0 to 1"):
+        pack_shard.main([text if text != "0" else "5" for text in arguments])
