@@ -1,0 +1,72 @@
+"""Resolve the settings of one training into the one file that `train.fit` and `evaluate.embed` read.
+
+In:      sections of the settings (method, data set, companion) and the names of the run.   Out: config.json (RunConfig).
+Source:  layout.md section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.base import cli
+from pipeline.base.build import plain
+from pipeline.base.config import CompanionConfig, DatasetConfig, MethodConfig, RunConfig
+from pipeline.base.errors import ConfigError, did_you_mean
+from pipeline.base.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sections:
+    """The settings that one training depends on."""
+
+    method: MethodConfig
+    dataset: DatasetConfig
+    companion: CompanionConfig | None
+    """The entry named by method.companion; null where that is 'none'."""
+
+
+def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: int, stage: str) -> RunConfig:
+    """All that one stage needs, in one value.
+
+    Raises:
+        ConfigError: the method has no such stage, the data set no such split, or the companion is missing or too many.
+    """
+    stages, splits, companion = sections.method.stages, sections.dataset.splits, sections.companion
+    if stage not in stages:
+        raise ConfigError(f"--stage={stage}: no stage of method {method}{did_you_mean(stage, stages)}")
+    if split not in splits:
+        raise ConfigError(f"--split={split}: not in datasets.{dataset}.splits{did_you_mean(split, splits)}")
+    if (companion is None) != (sections.method.companion == "none"):
+        found = "no companion section was given" if companion is None else "a companion section was given"
+        raise ConfigError(f"methods.{method}.companion='{sections.method.companion}', but {found}")
+    return RunConfig(
+        method=method,
+        dataset=dataset,
+        split=split,
+        seed=seed,
+        stage=stage,
+        companion=sections.method.companion,
+        kind=companion.kind if companion else "",
+        bands=companion.audio.bands if companion else 0,
+        height=sections.dataset.frames.height,
+        width=sections.dataset.frames.width,
+        this=stages[stage],
+        settings=sections.method,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    arguments.add_argument("out", help="config.json to write")
+    for name, what in (("method", "method"), ("dataset", "data set"), ("split", "split"), ("stage", "stage of the method")):
+        arguments.add_argument(f"--{name}", required=True, help=f"name of the {what}")
+    arguments.add_argument("--seed", type=int, required=True, help="seed of the training")
+    cli.config_argument(arguments)
+    args = arguments.parse_args(argv)
+    sections = cli.load(Sections, args.config)
+    run = resolve(sections, method=args.method, dataset=args.dataset, split=args.split, seed=args.seed, stage=args.stage)
+    write_json(args.out, plain(run))
+
+
+if __name__ == "__main__":
+    cli.run(main)

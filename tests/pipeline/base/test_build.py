@@ -1,0 +1,113 @@
+"""Strict building of settings: what is refused, and how it is said."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from pipeline.base.build import build, merge, plain, schema
+from pipeline.base.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inner:
+    """An inner one.
+
+    More of it."""
+
+    bands: int = 64
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.bands < 1:
+            raise ConfigError(f"bands={self.bands}: at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outer:
+    name: str
+    mode: Literal["a", "b", 3] = "a"
+    inner: Inner = field(default_factory=Inner)
+    many: tuple[int, ...] = ()
+    pair: tuple[int, str] = (1, "x")
+    table: dict[str, Inner] = field(default_factory=dict)
+    maybe: Inner | None = None
+    on: bool = False
+
+
+FULL = {
+    "name": "n",
+    "mode": 3,
+    "inner": {"bands": 2, "rate": 0.5},
+    "many": [1, 2],
+    "pair": [2, "y"],
+    "table": {"t": {"bands": 3, "rate": 2.0}},
+    "maybe": None,
+    "on": True,
+}
+
+
+def test_every_kind_of_field():
+    made = build(Outer, FULL)
+    assert made.inner == Inner(bands=2, rate=0.5) and made.table == {"t": Inner(bands=3, rate=2.0)}
+    assert (made.mode, made.many, made.pair, made.maybe, made.on) == (3, (1, 2), (2, "y"), None, True)
+
+
+def test_plain_is_the_inverse():
+    assert plain(build(Outer, FULL)) == FULL
+    assert build(Outer, plain(build(Outer, {"name": "n"}))) == Outer(name="n")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "made"),
+    [("rate", 2, 2.0), ("rate", 0.5, 0.5), ("rate", "1e-4", 1e-4), ("bands", "12", 12), ("on", "True", True), ("on", "false", False)],
+)
+def test_numbers_and_text_that_says_a_number(name, given, made):
+    """YAML 1.1 reads 1e-4 as text, and `snakemake --config` gives every nested value as text."""
+    found = build(Outer, {"name": "n", "on": given}).on if name == "on" else getattr(build(Inner, {name: given}), name)
+    assert found == made and type(found) is type(made)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nmae": 1}, r"Outer\.nmae: unknown setting; did you mean 'name'\?"),
+        ({"inner": {"bandz": 1}}, r"Outer\.inner\.bandz: unknown setting; did you mean 'bands'\?"),
+        ({"table": {"t": {"bands": "x"}}}, r"Outer\.table\.t\.bands='x': expected integer, found str"),
+        ({"inner": {"bands": 0}}, r"Outer\.inner: bands=0: at least 1"),
+        ({"inner": {"bands": True}}, r"Outer\.inner\.bands=True: expected integer, found bool"),
+        ({"inner": {"rate": "fast"}}, r"Outer\.inner\.rate='fast': expected number, found str"),
+        ({"inner": 3}, r"Outer\.inner=3: expected a mapping of settings"),
+        ({"mode": "c"}, r"Outer\.mode='c': expected one of a, b, 3"),
+        ({"mode": []}, r"Outer\.mode=\[\]: expected one of a, b, 3"),
+        ({"many": "12"}, r"Outer\.many='12': expected a list"),
+        ({"many": [1, "2x"]}, r"Outer\.many\[1\]='2x': expected integer"),
+        ({"pair": [1]}, r"Outer\.pair: expected 2 entries, found 1"),
+        ({"table": []}, r"Outer\.table=\[\]: expected a mapping"),
+        ({"on": 1}, r"Outer\.on=1: expected boolean, found int"),
+        ({"on": "yes"}, r"Outer\.on='yes': expected boolean, found str"),
+    ],
+)
+def test_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        build(Outer, {"name": "n", **change})
+
+
+def test_missing_and_where():
+    with pytest.raises(ConfigError, match=r"methods\.x\.name: missing; this setting has no default"):
+        build(Outer, {}, "methods.x")
+
+
+def test_merge_is_deep_and_changes_nothing():
+    low, over = {"a": {"x": 1, "y": 2}, "b": [1, 2], "c": {"z": 1}}, {"a": {"y": 3}, "b": [9], "c": 5}
+    assert merge(low, over) == {"a": {"x": 1, "y": 3}, "b": [9], "c": 5}
+    assert low == {"a": {"x": 1, "y": 2}, "b": [1, 2], "c": {"z": 1}} and over == {"a": {"y": 3}, "b": [9], "c": 5}
+
+
+def test_schema():
+    made = schema(Outer)
+    assert made["required"] == ["name"] and made["additionalProperties"] is False
+    assert made["properties"]["inner"]["description"] == "An inner one."
+    assert made["properties"]["mode"] == {"enum": ["a", "b", 3]}
+    assert made["properties"]["many"] == {"type": "array", "items": {"type": "integer"}}
+    assert made["properties"]["maybe"]["anyOf"][1] == {"type": "null"}

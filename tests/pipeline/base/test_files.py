@@ -1,0 +1,93 @@
+"""Atomic writing, digests, listings."""
+
+import hashlib
+import os
+import stat
+
+import pytest
+
+from pipeline.base.errors import UserError
+from pipeline.base.files import (
+    atomic,
+    atomic_open,
+    digest_bytes,
+    digest_code,
+    digest_file,
+    read_json,
+    sorted_names,
+    write_json,
+)
+
+
+def test_the_name_appears_only_when_the_block_has_ended(tmp_path):
+    path = tmp_path / "new" / "file"
+    with atomic(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists() and temporary.parent == path.parent
+    assert path.read_text() == "half" and [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(error), atomic_open(path) as out:
+        out.write(b"new")
+        raise error
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_permissions_follow_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with atomic_open(tmp_path / "file") as out:
+            out.write(b"x")
+        assert os.umask(umask) == umask  # reading the umask has not changed it
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
+def test_equal_values_give_equal_json(tmp_path):
+    write_json(tmp_path / "a", {"b": 1, "a": "é"})
+    write_json(tmp_path / "b", {"a": "é", "b": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == '{\n "a": "é",\n "b": 1\n}\n'.encode()
+    assert read_json(tmp_path / "a") == {"a": "é", "b": 1}
+
+
+def test_json_without_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a", float("nan"))
+    assert not (tmp_path / "a").exists()
+
+
+def test_json_that_cannot_be_read(tmp_path):
+    (tmp_path / "bad").write_text("{")
+    with pytest.raises(UserError, match="bad: not JSON"):
+        read_json(tmp_path / "bad")
+    with pytest.raises(UserError, match="none: no such file"):
+        read_json(tmp_path / "none")
+
+
+def test_digests(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    wanted = hashlib.sha256(b"abc").hexdigest()
+    assert digest_bytes(b"abc") == digest_bytes(memoryview(b"abc")) == digest_file(tmp_path / "file") == wanted
+
+
+def test_digest_of_code(tmp_path):
+    """Depends on names and bytes of Python files, on nothing else."""
+    for name in ("b.py", "a.py", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    first = digest_code(tmp_path)
+    (tmp_path / "notes.txt").write_text("changed")
+    assert digest_code(tmp_path) == first == digest_code(tmp_path / "a.py", tmp_path / "b.py")
+    (tmp_path / "a.py").write_text("changed")
+    assert digest_code(tmp_path) != first
+
+
+def test_listing_is_in_byte_order_without_hidden_names(tmp_path):
+    for name in ("b", "B", "a10", "a2", ".hidden", "é"):
+        (tmp_path / name).touch()
+    assert sorted_names(tmp_path) == ["B", "a10", "a2", "b", "é"]

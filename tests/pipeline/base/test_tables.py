@@ -1,0 +1,86 @@
+"""Tables: checked, sorted, byte-identical, with provenance."""
+
+import pyarrow as pa
+import pytest
+
+from pipeline.base import tables
+from pipeline.base.errors import TableError
+from pipeline.base.tables import SPLIT, TRIALS
+
+ROWS = [{"tracklet": name, "role": "train", "label": i} for i, name in enumerate("cab")]
+
+
+def test_round_trip_is_sorted_by_key(tmp_path):
+    tables.write_rows(tmp_path / "t", ROWS, SPLIT, {"seed": 3})
+    made = tables.read(tmp_path / "t", SPLIT)
+    assert made.column("tracklet").to_pylist() == ["a", "b", "c"] and made.column("label").to_pylist() == [1, 2, 0]
+    assert tables.read_meta(tmp_path / "t") == {"schema": "split", "version": 1, "seed": 3}
+    assert tables.read(tmp_path / "t", SPLIT, ["label"]).column_names == ["label"]
+
+
+def test_same_rows_same_bytes(tmp_path):
+    """Whatever their order, given as rows or as columns."""
+    columns = {name: [row[name] for row in ROWS] for name in ("label", "role", "tracklet")}
+    tables.write_rows(tmp_path / "a", ROWS, SPLIT, {"x": 1, "y": 2})
+    tables.write_rows(tmp_path / "b", ROWS[::-1], SPLIT, {"y": 2, "x": 1})
+    tables.write_rows(tmp_path / "c", columns, SPLIT, {"x": 1, "y": 2})
+    assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
+    tables.write_rows(tmp_path / "d", ROWS, SPLIT, {"x": 2, "y": 2})
+    assert (tmp_path / "d").read_bytes() != (tmp_path / "a").read_bytes()  # negative control
+
+
+def test_no_rows(tmp_path):
+    tables.write_rows(tmp_path / "t", [], SPLIT)
+    assert tables.read(tmp_path / "t", SPLIT).num_rows == 0
+
+
+def test_a_table_without_key_keeps_its_order(tmp_path):
+    rows = [{"left": name, "right": "x", "same": True} for name in "cab"]
+    tables.write_rows(tmp_path / "t", rows, TRIALS)
+    assert tables.read(tmp_path / "t", TRIALS).to_pylist() == rows
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (pa.table({"tracklet": ["a"], "role": ["train"]}), "split: column label missing; a 'split' table has tracklet, role, label"),
+        (pa.table({"tracklet": ["a"], "role": ["train"], "label": [1]}), "column label is int64, expected int32"),
+        (pa.table({"tracklet": ["a"], "role": [None], "label": [1]}, schema=SPLIT.arrow), "column role has 1 empty cells"),
+        (pa.table({"tracklet": ["a"] * 3, "role": ["x"] * 3, "label": [1] * 3}, schema=SPLIT.arrow), "2 rows repeat the key"),
+    ],
+)
+def test_check_refuses(made, message):
+    with pytest.raises(TableError, match=message):
+        tables.check(made, SPLIT)
+
+
+def test_rows_that_do_not_fit():
+    with pytest.raises(TableError, match="split: rows do not fit the schema"):
+        tables.table([{"tracklet": "a", "role": "train", "label": "zero"}], SPLIT)
+
+
+def test_reading_something_else(tmp_path):
+    with pytest.raises(TableError, match="no such file; expected a 'split' table"):
+        tables.read(tmp_path / "none", SPLIT)
+    (tmp_path / "text").write_text("not a table")
+    with pytest.raises(TableError, match="not a readable Parquet file"):
+        tables.read(tmp_path / "text", SPLIT)
+    tables.write_rows(tmp_path / "trials", [], TRIALS)
+    with pytest.raises(TableError, match="found trials table, version 1; expected 'split', version 1"):
+        tables.read(tmp_path / "trials", SPLIT)
+
+
+def test_a_truncated_table_is_refused(tmp_path):
+    tables.write_rows(tmp_path / "t", ROWS, SPLIT)
+    data = (tmp_path / "t").read_bytes()
+    for size in (0, 10, len(data) // 2, len(data) - 1):
+        (tmp_path / "t").write_bytes(data[:size])
+        with pytest.raises(TableError):
+            tables.read(tmp_path / "t", SPLIT)
+
+
+@pytest.mark.parametrize("schema", tables.SCHEMAS.values(), ids=lambda s: s.name)
+def test_schemas_are_explained_and_keyed_by_their_columns(schema):
+    names = [column.name for column in schema.columns]
+    assert len(set(names)) == len(names) and set(schema.key) <= set(names)
+    assert schema.row and all(column.meaning for column in schema.columns)

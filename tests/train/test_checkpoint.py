@@ -1,0 +1,162 @@
+"""Checkpoints: atomic, tied to a key, checked when read."""
+
+import os
+from itertools import count
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.base.config import OptimConfig
+from pipeline.base.errors import TrainError
+from train import checkpoint
+from train.checkpoint import Checkpoints
+from train.optim import make_optimiser
+
+
+def state(value: float = 1.0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A module with weights `value` and an optimiser that has made one step."""
+    module = nn.Linear(2, 2)
+    optimiser = make_optimiser(module, OptimConfig())
+    module(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    nn.init.constant_(module.weight, value)
+    return module, optimiser
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path, lines) -> Checkpoints:
+    return Checkpoints(tmp_path / "ckpt", "key", "cpu", lines.append)
+
+
+def names(store: Checkpoints) -> list[str]:
+    return sorted(path.name for path in store.folder.iterdir())
+
+
+def test_round_trip(store):
+    module, optimiser = state(3.0)
+    store.save(7, module, optimiser, [{"epoch": 7}])
+    fresh, its_optimiser = state(0.0)
+    restored = store.load(fresh, its_optimiser)
+    assert (restored.epoch, restored.records) == (7, [{"epoch": 7}])
+    assert torch.equal(fresh.weight, torch.full((2, 2), 3.0))
+    ours, theirs = its_optimiser.state_dict(), optimiser.state_dict()
+    assert ours["param_groups"] == theirs["param_groups"]
+    assert all(torch.equal(ours["state"][i]["momentum_buffer"], theirs["state"][i]["momentum_buffer"]) for i in (0, 1))
+
+
+def test_nothing_saved_nothing_loaded(store):
+    assert store.load(*state()) is None
+
+
+def test_only_the_newest_is_kept_and_leftovers_go(store):
+    store.save(1, *state(1.0), [])
+    (store.folder / ".part-killed").mkdir()
+    store.save(2, *state(2.0), [])
+    assert names(store) == ["epoch-0002"]
+
+
+def test_a_failing_write_keeps_the_older_one(store, monkeypatch):
+    store.save(1, *state(1.0), [])
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        store.save(2, *state(2.0), [])
+    assert names(store) == ["epoch-0001"]
+
+
+def kill_at(moment: int, store: Checkpoints) -> bool:
+    """Save epoch 2 in a child process that ends like SIGKILL at its `moment`-th touch of the disk; true: it got through."""
+    touches = count()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def dying(call):
+        def touch(*given, **named):
+            if next(touches) == moment:
+                os._exit(9)
+            return call(*given, **named)
+
+        return touch
+
+    for name in ("fsync", "mkdir", "rename", "replace", "unlink", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))
+    checkpoint.save_file = dying(checkpoint.save_file)
+    torch.save = dying(torch.save)
+    store.save(2, *state(2.0), [])
+    os._exit(0)
+
+
+def test_killed_at_any_touch_of_the_disk_there_is_a_whole_one(store):
+    """R1: epoch 1 until the rename, epoch 2 after it; never none, never half of one; and the next save cleans up."""
+    found = []
+    for moment in count():
+        store.remove()
+        store.save(1, *state(1.0), [])
+        through = kill_at(moment, store)
+        module, optimiser = state(0.0)
+        found.append(store.load(module, optimiser).epoch)
+        assert module.weight[0, 0] == found[-1]
+        if through:
+            break
+        store.save(3, *state(3.0), [])
+        assert names(store) == ["epoch-0003"]
+    assert len(found) > 10 and found == sorted(found) and set(found) == {1, 2}
+
+
+def test_leftovers_of_others_are_not_touched(store):
+    store.save(1, *state(), [])
+    (store.folder / "notes.txt").write_text("mine")
+    store.save(2, *state(), [])
+    store.remove()
+    assert names(store) == ["notes.txt"]
+
+
+def test_another_key_is_left_alone_with_a_line(store, lines):
+    store.save(9, *state(9.0), [])
+    other = Checkpoints(store.folder, "other", "cpu", lines.append)
+    module, optimiser = state(0.0)
+    assert other.load(module, optimiser) is None and module.weight[0, 0] == 0
+    assert len(lines) == 1 and "epoch-0009: checkpoint of another run" in lines[0]
+    other.save(1, module, optimiser, [])
+    assert names(store) == ["epoch-0001"]
+
+
+@pytest.mark.parametrize("name", [checkpoint.TASK, checkpoint.OPTIMISER])
+def test_damage_is_refused(store, name):
+    store.save(1, *state(), [])
+    file = store.folder / "epoch-0001" / name
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(TrainError, match=f"{name}: damaged"):
+        store.load(*state())
+
+
+def test_another_shape_is_one_sentence(store):
+    store.save(1, *state(), [])
+    module = nn.Linear(3, 2)
+    with pytest.raises(TrainError, match="does not fit the network of this code"):
+        store.load(module, make_optimiser(module, OptimConfig()))
+
+
+def test_another_device_is_told(store, lines):
+    store.save(1, *state(), [])
+    assert Checkpoints(store.folder, "key", "cuda", lines.append).load(*state()).epoch == 1
+    assert "made on cpu, resumed on cuda" in lines[0]
+
+
+def test_remove(store):
+    store.remove()
+    store.save(1, *state(), [])
+    store.remove()
+    assert not store.folder.exists()

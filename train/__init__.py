@@ -1,0 +1,1 @@
+"""Training: losses, tasks that name them, and the one loop that weighs, sums, logs and steps."""
