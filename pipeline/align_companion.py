@@ -1,0 +1,422 @@
+"""Say which companion item goes with which run of frames ("dubbing"), after listening to every clip that would be used.
+
+In:      TRACKLETS, SPLIT (one or more), ITEMS and the folder of the items.
+Out:     ALIGNMENT (run of frames -> item), PROBES (every clip that was decoded, usable or quarantined).
+Source:  specs/dubbernet.md 2.3 (allocation) and 10 (controls). Ours: a quarantined clip is replaced by the speaker's next
+         clip in table order; a speaker left with too few is matched again with what it has. Counts only fall, so this
+         ends; which clips are decoded follows from the tables alone, never from threads.
+
+Who is dubbed: persons that train in one of the splits; persons of query and gallery only with `oracle_test_audio`;
+distractors and junk never. Policy 'recorded': every tracklet that has sound of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.allocation import (
+    Piece,
+    Run,
+    Speaker,
+    clips_needed,
+    drawn,
+    match,
+    permuted,
+    runs_by_identity,
+    runs_by_tracklet,
+    unserved_error,
+)
+from pipeline.base import cli
+from pipeline.base.config import AlignmentConfig, CompanionConfig
+from pipeline.base.errors import AllocationError, SourceError
+from pipeline.base.tables import ALIGNMENT, ITEMS, PROBES, SPLIT, TRACKLETS, read, read_meta, write_rows
+from pipeline.features import audio
+
+EVERY = 20_000
+"""Clips between two lines of progress."""
+BATCH = 64
+"""Clips of one owner that are decoded before the owner is judged again; a constant, so that threads decide nothing."""
+
+
+# --- what is there ---------------------------------------------------------------------------------------------------
+
+
+class Voices:
+    """ITEMS by owner. A clip is a row number of the sorted table; an owner's clips follow the order of their source table."""
+
+    def __init__(self, items: pa.Table) -> None:
+        # The item's name comes last: the order of rows in a file must not matter.
+        self.items = items.sort_by([(name, "ascending") for name in ("owner", "order", "item")]).combine_chunks()
+        owner = self.items.column("owner")
+        code = owner.combine_chunks().dictionary_encode().indices.to_numpy()
+        bounds = [0, *(np.flatnonzero(np.diff(code)) + 1).tolist(), len(code)] if len(code) else [0]
+        self.clips = {owner[a].as_py(): range(a, b) for a, b in pairwise(bounds)}
+        rank = self.items.column("owner_order")
+        self.order = {name: rank[clips[0]].as_py() for name, clips in self.clips.items()}
+
+    def row(self, clip: int, *columns: str) -> dict[str, Any]:
+        """Some columns of one row of ITEMS."""
+        return {name: self.items.column(name)[clip].as_py() for name in columns}
+
+
+@dataclass
+class Prober:
+    """Decodes clips once each and remembers the verdict. Results do not depend on `threads`."""
+
+    voices: Voices
+    root: Path
+    config: CompanionConfig
+    threads: int
+    seen: dict[int, audio.Probe] = field(default_factory=dict)
+
+    def ask(self, clips: Iterable[int]) -> None:
+        """Decode the clips that were not decoded yet."""
+        new = [clip for clip in dict.fromkeys(clips) if clip not in self.seen]
+        with ThreadPoolExecutor(self.threads) as pool:
+            for clip, probe in zip(new, pool.map(self._probe, new), strict=True):
+                self.seen[clip] = probe
+                if len(self.seen) % EVERY == 0:
+                    print(f"align_companion: {len(self.seen)} clips decoded", flush=True)
+
+    def _probe(self, clip: int) -> audio.Probe:
+        row = self.voices.row(clip, "path", "start", "seconds")
+        return audio.probe(self.root / row["path"], row["start"], row["seconds"], self.config.audio)
+
+    def usable(self, clip: int) -> bool:
+        return not self.seen[clip].reason
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of PROBES."""
+        out = []
+        for clip, probe in self.seen.items():
+            measured = {name: getattr(probe, name) for name in probe.__slots__}
+            out.append({**self.voices.row(clip, "item", "owner", "path"), "usable": self.usable(clip), **measured})
+        return out
+
+
+# --- who is dubbed ---------------------------------------------------------------------------------------------------
+
+
+def dubbed_roles(config: AlignmentConfig) -> tuple[str, ...]:
+    """Roles whose tracklets are dubbed."""
+    return ("train", "query", "gallery") if config.oracle_test_audio else ("train",)
+
+
+def dubbed_tracklets(tracklets: pa.Table, splits: Sequence[pa.Table], roles: Sequence[str]) -> pa.Table:
+    """Rows of TRACKLETS to dub: persons that have one of the roles in one of the splits.
+
+    Raises:
+        AllocationError: nobody is left to dub.
+    """
+    chosen: set[str] = set()
+    for split in splits:
+        wanted = pc.is_in(split.column("role"), value_set=pa.array(list(roles)))
+        chosen.update(split.filter(wanted).column("tracklet").to_pylist())
+    person = pc.equal(tracklets.column("kind"), "person")
+    out = tracklets.filter(pc.and_(person, pc.is_in(tracklets.column("tracklet"), value_set=pa.array(sorted(chosen), pa.string()))))
+    if not out.num_rows:
+        raise AllocationError(f"no person has the role {' or '.join(roles)} in the {len(splits)} splits given: nobody to dub")
+    return out
+
+
+def runs_of(dubbed: pa.Table, run: int, by_identity: bool) -> dict[str, list[Run]]:
+    """Runs of each identity, in the order in which they take the speaker's clips."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for row, identity in enumerate(dubbed.column("identity").to_pylist()):
+        members[identity].append(row)
+    names, frames = dubbed.column("tracklet").to_pylist(), dubbed.column("frames")
+    lengths = pc.list_value_length(frames).to_pylist()
+    if by_identity:
+        return {who: runs_by_identity({names[row]: frames[row].as_py() for row in members[who]}, run) for who in sorted(members)}
+    return {who: runs_by_tracklet({names[row]: lengths[row] for row in members[who]}, run) for who in sorted(members)}
+
+
+# --- policies --------------------------------------------------------------------------------------------------------
+# Each returns the clip of every run, in the order of `runs` (a flat list over sorted identities), and notes for the metadata.
+
+
+def id_speaker(runs: Mapping[str, list[Run]], prober: Prober) -> tuple[list[int], dict[str, Any]]:
+    """One speaker per identity, one identity per speaker; every clip once, unless `reuse` had to help.
+
+    Raises:
+        AllocationError: lists the identities that nobody can serve.
+    """
+    config, voices = prober.config.alignment, prober.voices
+    frames = {who: sum(piece.last - piece.first + 1 for run in mine for piece in run) for who, mine in runs.items()}
+    needs = {who: clips_needed(frames[who], len(mine), config.run, config.group_scope) for who, mine in runs.items()}
+    counts = {owner: len(clips) for owner, clips in voices.clips.items()}
+    while True:
+        speakers = [Speaker(owner, voices.order[owner], count) for owner, count in counts.items()]
+        matching = match(needs, speakers, config.order, config.fit, config.reuse)
+        if matching.unserved:
+            bad = sum(bool(probe.reason) for probe in prober.seen.values())
+            print(f"align_companion: unserved: {'; '.join(map(str, matching.unserved))}", flush=True)
+            raise unserved_error(matching.unserved, len(needs), sum(count > 0 for count in counts.values()), bad, config)
+        wanted = {owner: min(needs[who], counts[owner]) for who, owner in matching.owners.items()}
+        taken, left = take(prober, wanted, give_up=True)
+        short = {owner: left[owner] for owner in wanted if left[owner] < wanted[owner]}
+        if not short:
+            break
+        counts.update(short)
+    clips = [taken[matching.owners[who]][k % len(taken[matching.owners[who]])] for who in runs for k in range(len(runs[who]))]
+    reused = [
+        {"identity": who, "needs": needs[who], "clips": len(taken[matching.owners[who]]), "owner": matching.owners[who]}
+        for who in matching.reused
+    ]
+    return clips, {"reused": reused}
+
+
+def take(prober: Prober, wanted: Mapping[str, int], give_up: bool) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """The first so many usable clips of each owner, in table order; fewer where the owner has no more.
+
+    Each round decodes, for all owners at once, the next clips that are still needed, at most BATCH of each. With `give_up`,
+    an owner who can no longer have enough is not decoded to the end (best fit leaves little to spare, so this is common).
+
+    Returns:
+        Clips of each owner; and how many the owner has that are usable or not decoded yet.
+    """
+    clips = {owner: prober.voices.clips[owner] for owner in wanted}
+    taken: dict[str, list[int]] = {owner: [] for owner in wanted}
+    heard = dict.fromkeys(wanted, 0)
+    while True:
+        left = {owner: len(clips[owner]) - heard[owner] + len(taken[owner]) for owner in wanted}
+        asked = {
+            owner: clips[owner][heard[owner] : heard[owner] + min(count - len(taken[owner]), BATCH)]
+            for owner, count in wanted.items()
+            if left[owner] >= count or not give_up
+        }
+        if not any(asked.values()):
+            return taken, left
+        prober.ask(clip for some in asked.values() for clip in some)
+        for owner, some in asked.items():
+            heard[owner] += len(some)
+            taken[owner] += [clip for clip in some if prober.usable(clip)]
+
+
+def shuffled(runs: Mapping[str, list[Run]], prober: Prober, seed: int) -> tuple[list[int], dict[str, Any]]:
+    """Control: the clips of `id_speaker`, permuted over all runs."""
+    clips, notes = id_speaker(runs, prober)
+    return permuted(clips, seed), notes
+
+
+def random_clip(runs: Mapping[str, list[Run]], prober: Prober, seed: int) -> tuple[list[int], dict[str, Any]]:
+    """Control: any usable clip for any run. An unusable one leaves the pool and is drawn again, so only drawn clips are decoded.
+
+    Raises:
+        AllocationError: no clip is usable.
+    """
+    pool: Sequence[int] = range(prober.voices.items.num_rows)
+    clips: list[int] = [-1] * sum(len(mine) for mine in runs.values())
+    turn = 0
+    while True:
+        if not pool:
+            raise AllocationError("no usable clip: look at --probes of a smaller table, or check the folder of the voices")
+        start = 0
+        for who, mine in runs.items():
+            open_runs = [k for k in range(start, start + len(mine)) if clips[k] < 0]
+            for k, clip in zip(open_runs, drawn(pool, len(open_runs), seed, who, turn), strict=True):
+                clips[k] = clip
+            start += len(mine)
+        prober.ask(clips)
+        bad = {clip for clip in clips if not prober.usable(clip)}
+        if not bad:
+            return clips, {}
+        pool = [clip for clip in pool if clip not in bad]
+        clips = [-1 if clip in bad else clip for clip in clips]
+        turn += 1
+
+
+def single_speaker(runs: Mapping[str, list[Run]], prober: Prober) -> tuple[list[int], dict[str, Any]]:
+    """Control: the speaker with most clips (ties by published order) speaks for all, cycling through the usable ones.
+
+    Raises:
+        AllocationError: no speaker has a usable clip.
+    """
+    wanted = sum(len(mine) for mine in runs.values())
+    voices = prober.voices
+    for owner in sorted(voices.clips, key=lambda owner: (-len(voices.clips[owner]), voices.order[owner])):
+        clips = take(prober, {owner: wanted}, give_up=False)[0][owner]
+        if clips:
+            return [clips[k % len(clips)] for k in range(wanted)], {"speaker": owner}
+    raise AllocationError("no usable clip: look at the folder of the voices")
+
+
+def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int]], dict[str, Any]]:
+    """The tracklet's own sound, by the frame ranges that ITEMS names (none: the whole tracklet).
+
+    A quarantined item is replaced by the nearest usable one of the same tracklet (the earlier of two); a tracklet without
+    any stays without sound and is counted.
+
+    Raises:
+        SourceError: items of an unknown tracklet, or ranges that overlap, leave frames out or go beyond the end.
+    """
+    voices = prober.voices
+    lengths = dict(zip(tracklets.column("tracklet").to_pylist(), pc.list_value_length(tracklets.column("frames")).to_pylist(), strict=True))
+    unknown = sorted(set(voices.clips) - set(lengths))
+    if unknown:
+        raise SourceError(f"items: {len(unknown)} owners are no tracklet, e.g. '{unknown[0]}'; recorded sound belongs to tracklets")
+    ranges: dict[str, list[tuple[int, int, int]]] = {}
+    for tracklet in sorted(voices.clips):
+        rows = [(voices.row(clip, "first", "last"), clip) for clip in voices.clips[tracklet]]
+        last = lengths[tracklet] - 1
+        mine = sorted((0 if r["first"] is None else r["first"], last if r["last"] is None else r["last"], clip) for r, clip in rows)
+        expected = 0
+        for first, end, _ in mine:
+            if first != expected or not first <= end <= last:
+                raise SourceError(
+                    f"items: tracklet {tracklet}: a range {first}..{end} where one from {expected} was expected; ranges must cover 0..{last} once"
+                )
+            expected = end + 1
+        if expected != last + 1:
+            raise SourceError(f"items: tracklet {tracklet}: frames {expected}..{last} have no sound; ranges must cover 0..{last} once")
+        ranges[tracklet] = mine
+    prober.ask(clip for mine in ranges.values() for _, _, clip in mine)
+    out, silent, replaced = [], 0, 0
+    for tracklet, mine in ranges.items():
+        good = [k for k, (_, _, clip) in enumerate(mine) if prober.usable(clip)]
+        silent += not good
+        for k, (first, end, _) in enumerate(mine if good else []):
+            nearest = min(good, key=lambda g: (abs(g - k), g))
+            replaced += nearest != k
+            out.append((Piece(tracklet, first, end), mine[nearest][2]))
+    return out, {"tracklets_without_sound": silent + len(lengths) - len(ranges), "runs_replaced": replaced}
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def heard_rows(pairs: Iterable[tuple[Piece, int]], prober: Prober) -> list[dict[str, Any]]:
+    """Rows of ALIGNMENT for clips that were probed."""
+    known: dict[int, dict[str, Any]] = {}
+    out = []
+    for piece, clip in pairs:
+        if clip not in known:
+            known[clip] = {**prober.voices.row(clip, "item", "owner", "path", "start"), "seconds": prober.seen[clip].seconds}
+        out.append({**piece._asdict(), **known[clip]})
+    return out
+
+
+def synthetic_rows(runs: Mapping[str, list[Run]], config: CompanionConfig) -> list[dict[str, Any]]:
+    """Rows of ALIGNMENT for 'silence', or for 'noise_<n>' of the n-th run of every tracklet: no row depends on an identity."""
+    out = []
+    for mine in runs.values():
+        for run in mine:
+            (piece,) = run
+            item = "silence" if config.alignment.policy == "silence" else f"noise_{piece.first // config.alignment.run}"
+            out.append({**piece._asdict(), "item": item, "owner": "", "path": "", "start": None, "seconds": config.audio.max_seconds})
+    return out
+
+
+POLICIES: dict[str, Callable[[Mapping[str, list[Run]], Prober, int], tuple[list[int], dict[str, Any]]]] = {
+    "id_speaker": lambda runs, prober, seed: id_speaker(runs, prober),
+    "shuffled": shuffled,
+    "random_clip": random_clip,
+    "single_speaker": lambda runs, prober, seed: single_speaker(runs, prober),
+}
+
+
+def align(
+    tracklets: pa.Table, splits: Sequence[pa.Table], items: pa.Table, root: Path, config: CompanionConfig, seed: int, threads: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Rows of ALIGNMENT, rows of PROBES, and what to note beside them.
+
+    Args:
+        tracklets: TRACKLETS.
+        splits: SPLIT tables; together they say who trains.
+        items: ITEMS.
+        root: folder that ITEMS.path is relative to.
+        config: policy and limits.
+        seed: of the data path; only the policies shuffled, random_clip and noise use it.
+        threads: decoders at work at once; no effect on the result.
+
+    Raises:
+        AllocationError: identities cannot be served (see :func:`id_speaker`).
+        ConfigError: the filter bank has an empty filter (said here, before an hour of decoding).
+    """
+    audio.check_bands(config.audio)
+    how = config.alignment
+    prober = Prober(Voices(items), root, config, threads)
+    roles = dubbed_roles(how)
+    synthetic = how.policy in ("silence", "noise")
+    notes: dict[str, Any]
+    if how.policy == "recorded":
+        pairs, notes = recorded(tracklets, prober)
+        rows, roles = heard_rows(pairs, prober), ()
+    else:
+        dubbed = dubbed_tracklets(tracklets, splits, roles)
+        runs = runs_of(dubbed, how.run, by_identity=how.group_scope == "identity" and not synthetic)
+        if synthetic:
+            rows, notes = synthetic_rows(runs, config), {}
+        else:
+            clips, notes = POLICIES[how.policy](runs, prober, seed)
+            flat = [run for mine in runs.values() for run in mine]
+            rows = heard_rows(((piece, clip) for run, clip in zip(flat, clips, strict=True) for piece in run), prober)
+    probes = prober.rows()
+    quarantined = Counter(row["reason"] for row in probes if not row["usable"])
+    counts = {
+        "tracklets": len({row["tracklet"] for row in rows}),
+        "rows": len(rows),
+        "items": len({row["item"] for row in rows}),
+        "owners": len({row["owner"] for row in rows} - {""}),
+        "probed": len(probes),
+        "quarantined": dict(sorted(quarantined.items())),
+    }
+    own = how.policy == "recorded"
+    meta = {
+        "policy": how.policy,
+        "oracle": how.oracle_test_audio and not own,
+        "label_derived": not own and not synthetic,
+        "seed": seed,
+        "run": how.run,
+        "group_scope": "tracklet" if synthetic or own else how.group_scope,
+        "order": how.order,
+        "fit": how.fit,
+        "unserved": [],
+        "kind": config.kind,
+        "dubbed": sorted(roles),
+        "counts": counts,
+        **notes,
+    }
+    return rows, probes, meta
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    arguments.add_argument("out", help="ALIGNMENT to write")
+    arguments.add_argument("--probes", required=True, help="PROBES to write")
+    arguments.add_argument("--tracklets", required=True)
+    arguments.add_argument("--splits", required=True, nargs="+")
+    arguments.add_argument("--items", required=True)
+    arguments.add_argument("--root", required=True, type=Path, help="folder that ITEMS.path is relative to")
+    arguments.add_argument("--seed", type=int, required=True)
+    arguments.add_argument("--threads", type=int, default=1)
+    cli.config_argument(arguments)
+    args = arguments.parse_args(argv)
+    config = cli.load(CompanionConfig, args.config, "companion")
+    splits = [read(path, SPLIT, ["tracklet", "role"]) for path in args.splits]
+    rows, probes, meta = align(
+        read(args.tracklets, TRACKLETS), splits, read(args.items, ITEMS), args.root, config, args.seed, max(args.threads, 1)
+    )
+    meta["items"] = read_meta(args.items)
+    write_rows(args.probes, probes, PROBES, {"policy": meta["policy"], "counts": meta["counts"]})
+    write_rows(args.out, rows, ALIGNMENT, meta)
+    counts = meta["counts"]
+    quarantined = ", ".join(f"{n} {reason}" for reason, n in counts["quarantined"].items()) or "none"
+    print(
+        f"align_companion: {counts['probed']} clips probed, quarantined: {quarantined}; {counts['owners']} speakers, {counts['items']} items "
+        f"for {counts['rows']} runs of {counts['tracklets']} tracklets ({meta['policy']})"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

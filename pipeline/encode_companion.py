@@ -1,0 +1,99 @@
+"""Encode the companion items that one shard's tracklets hear (one job per shard, never per clip).
+
+In:      ALIGNMENT, PLAN, the shard's number, the folder of the items.   Out: FEATURES, one row per distinct item.
+Source:  specs/dubbernet.md 3.1. An item heard in two shards is encoded in both; an item heard by many runs of a shard once.
+         The bytes do not depend on the number of threads: each clip is computed by one thread alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.base import cli
+from pipeline.base.build import plain
+from pipeline.base.config import CompanionConfig
+from pipeline.base.errors import MediaError, SourceError
+from pipeline.base.tables import ALIGNMENT, FEATURES, PLAN, read, write_rows
+from pipeline.features import ENCODERS, audio
+
+
+def items_of(alignment: pa.Table, plan: pa.Table, shard: int) -> list[dict[str, Any]]:
+    """Distinct items that the tracklets of a shard hear: rows (item, path, start, seconds) in order of item."""
+    mine = plan.filter(pc.equal(plan.column("shard"), shard)).column("tracklet")
+    heard = alignment.filter(pc.is_in(alignment.column("tracklet"), value_set=mine.combine_chunks()))
+    distinct = {row["item"]: row for row in heard.select(["item", "path", "start", "seconds"]).to_pylist()}
+    return [distinct[item] for item in sorted(distinct)]
+
+
+def encode(items: list[dict[str, Any]], root: Path, config: CompanionConfig, seed: int, threads: int) -> Iterator[dict[str, Any]]:
+    """Rows of FEATURES, in the order of `items`.
+
+    Raises:
+        SourceError: a clip cannot be encoded any more (it could when it was probed).
+    """
+    encoder = ENCODERS[config.kind]
+
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        path = root / row["path"] if row["path"] else None
+        try:
+            values = encoder(row["item"], path, row["start"], row["seconds"], config, seed)
+        except MediaError as error:
+            raise SourceError(
+                f"{row['path'] or row['item']}: {error}; the clip was usable when align_companion probed it: "
+                "put the file back, or delete the alignment table and run align_companion again"
+            ) from None
+        length, width = values.shape
+        return {"item": row["item"], "values": values.tobytes(), "length": length, "width": width, "dtype": str(values.dtype)}
+
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(one, items)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries whose arithmetic is in the values."""
+    import numpy
+    import soundfile
+    import soxr
+    import torchaudio
+
+    return {
+        "soundfile": soundfile.__version__,
+        "libsndfile": soundfile.__libsndfile_version__,
+        "soxr": soxr.__version__,
+        "torchaudio": torchaudio.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    arguments.add_argument("out", help="FEATURES to write")
+    arguments.add_argument("--alignment", required=True)
+    arguments.add_argument("--plan", required=True)
+    arguments.add_argument("--shard", required=True, type=int)
+    arguments.add_argument("--root", required=True, type=Path, help="folder that ALIGNMENT.path is relative to")
+    arguments.add_argument("--seed", type=int, required=True)
+    arguments.add_argument("--threads", type=int, default=1)
+    cli.config_argument(arguments)
+    args = arguments.parse_args(argv)
+    config = cli.load(CompanionConfig, args.config, "companion")
+    audio.check_bands(config.audio)
+
+    import torch
+
+    torch.set_num_threads(1)  # clips side by side use the cores better than one clip in parts, and the sums keep their order
+    items = items_of(read(args.alignment, ALIGNMENT), read(args.plan, PLAN, ["tracklet", "shard"]), args.shard)
+    rows = list(encode(items, args.root, config, args.seed, max(args.threads, 1)))
+    meta = {"kind": config.kind, "shard": args.shard, "seed": args.seed, "audio": plain(config.audio), "versions": versions()}
+    write_rows(args.out, rows, FEATURES, meta)
+    print(f"encode_companion: {len(rows)} items, {sum(row['length'] for row in rows)} companion frames of {config.audio.bands} bands")
+
+
+if __name__ == "__main__":
+    cli.run(main)

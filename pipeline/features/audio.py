@@ -1,0 +1,369 @@
+"""Voice clips: file -> waveform -> log-mel picture, and the judgement whether a clip can be used at all.
+
+In:      any file that libsndfile or ffmpeg reads.   Out: float16 [frames, bands], natural logarithm of mel power.
+Source:  specs/dubbernet.md 3.1; chain and facts in the design notes on the stack (section 3): soundfile decodes, soxr HQ
+         resamples (resamplers differ above 5 kHz: one, recorded in the feature's metadata, never mixed), torchaudio makes
+         the spectrum. Ours: mel scale HTK, 2595 * log10(1 + f / 700), triangles without area normalisation (the defaults of
+         torchaudio's MelSpectrogram); frames are centred with reflected edges; what libsndfile refuses goes to ffmpeg by
+         file name (from a pipe ffmpeg would keep MP3 padding).
+
+soundfile, soxr, ffmpeg and torch are imported where they are used: steps that never decode do not load them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.base.config import AudioConfig, CompanionConfig
+from pipeline.base.errors import ConfigError, MediaError
+from pipeline.base.seeds import rng
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchaudio.transforms import Spectrogram
+
+LONGEST = 120.0
+"""Seconds of sound that are read at once; bounds memory whatever a header claims. Voice clips last some 5 s."""
+RATES = (1_000, 384_000)
+"""Lowest and highest believable sample rate."""
+LOUDEST = 1e3
+"""Amplitude (full scale is 1) beyond which samples are not sound; float files can hold anything, NaN included."""
+FFMPEG_SECONDS = 10.0
+"""Time limit for one file in ffmpeg (it needs some 0.05 s)."""
+FFMPEG_BYTES = 1 << 27
+"""Bound on ffmpeg's output."""
+NOISE_DBFS = -25.0
+"""Level of the synthetic 'noise_<n>' items: that of ordinary voice clips."""
+NO_SOUND_DBFS = -200.0
+
+
+# --- decode ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """A decoded clip: mono float32 [samples], its rate, who decoded it, and the seconds its header had promised.
+
+    With ffmpeg nothing is promised but what was decoded.
+    """
+
+    wave: np.ndarray
+    rate: int
+    decoder: str
+    promised: float
+
+
+def decode(path: Path, start: float | None = None, seconds: float | None = None) -> tuple[np.ndarray, int, str]:
+    """Read a clip as mono (mean of the channels).
+
+    Args:
+        path: the file.
+        start: seconds to skip; None: the whole file is meant.
+        seconds: seconds to read after `start`; None: to the end.
+
+    Returns:
+        float32 [samples], nominally in -1..1; samples per second; 'soundfile' or 'ffmpeg'.
+
+    Raises:
+        MediaError: 'missing' (no such regular file) or 'unreadable' (with what the decoders said).
+    """
+    sound = _decode(path, start, seconds)
+    return sound.wave, sound.rate, sound.decoder
+
+
+def _decode(path: Path, start: float | None, seconds: float | None) -> Sound:
+    if not path.is_file():  # also keeps us from waiting at a named pipe
+        raise MediaError("missing", "no such file" if not path.exists() else "not a regular file")
+    if not path.stat().st_size:
+        raise MediaError("unreadable", "empty file (0 bytes)")
+    sound, said = _soundfile(path, start, seconds)
+    if sound is None:
+        sound = _ffmpeg(path, start, seconds, said)
+    if len(sound.wave) > LONGEST * sound.rate:
+        raise MediaError("unreadable", f"longer than {LONGEST:g} s; split it, or name start and seconds")
+    if not np.abs(sound.wave).max() <= LOUDEST:  # false for NaN too
+        raise MediaError("unreadable", f"samples are not numbers within +-{LOUDEST:g} of full scale")
+    return sound
+
+
+def _frames(rate: int, seconds: float | None) -> int:
+    """Samples to ask for: the wanted ones, or one more than the bound, so that an excess shows."""
+    return int(LONGEST * rate) + 1 if seconds is None else min(round(seconds * rate), int(LONGEST * rate) + 1)
+
+
+def _believable(rate: int) -> int:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise MediaError("unreadable", f"sample rate {rate} Hz; expected {RATES[0]}..{RATES[1]}")
+    return rate
+
+
+def _soundfile(path: Path, start: float | None, seconds: float | None) -> tuple[Sound | None, str]:
+    """The sound, or None and what libsndfile said."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = _believable(file.samplerate)
+            skip = round((start or 0.0) * rate)
+            # A header may claim hours (and soundfile would allocate them): ask in blocks, stop where the data stop.
+            wanted, block = _frames(rate, seconds), 10 * rate
+            if skip:
+                file.seek(min(skip, file.frames))
+            parts = []
+            while wanted > 0:
+                part = file.read(min(block, wanted), dtype="float32", always_2d=True)
+                parts.append(part.mean(axis=1) if part.shape[1] > 1 else part[:, 0])
+                wanted -= len(part)
+                if len(part) < block:
+                    break
+            wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+            promised = max(file.frames - skip, 0) / rate
+    except soundfile.SoundFileError as error:
+        said = str(getattr(error, "error_string", error)).rstrip(".")  # str(error) would hold the absolute path
+        return None, "no MPEG frame found" if said.startswith("File does not exist") else said  # its words for a tag without sound
+    except TypeError:  # soundfile wants to be told the form of headerless files, which it knows by their ending
+        return None, "headerless file"
+    if not len(wave):
+        return None, "no samples"
+    return Sound(wave, rate, "soundfile", promised), ""
+
+
+def ffmpeg_executable() -> str:
+    """The ffmpeg on PATH, else the one that the imageio-ffmpeg package carries."""
+    found = shutil.which("ffmpeg")
+    if found is None:
+        import imageio_ffmpeg
+
+        found = imageio_ffmpeg.get_ffmpeg_exe()
+    return found
+
+
+def _ffmpeg(path: Path, start: float | None, seconds: float | None, said: str) -> Sound:
+    """Decode with ffmpeg, through AU on a pipe: its six-word header carries rate and channels, so no ffprobe is needed.
+
+    Messages of ffmpeg hold paths and addresses and change with its version; they stay out of the tables.
+    """
+    import ffmpeg
+
+    window = {"ss": start} if start else {}
+    # 'file:' and the whitelist keep ffmpeg from reading a name as a protocol, or a play list's links.
+    source = ffmpeg.input(f"file:{path.resolve()}", protocol_whitelist="file", **window).audio
+    length = LONGEST + 1 if seconds is None else min(seconds, LONGEST + 1)
+    command = source.output("pipe:", format="au", acodec="pcm_f32be", t=length, fs=FFMPEG_BYTES).global_args(
+        "-nostdin", "-loglevel", "quiet"
+    )
+    with command.run_async(cmd=ffmpeg_executable(), pipe_stdout=True) as process:
+        try:
+            out, _ = process.communicate(timeout=FFMPEG_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise MediaError("unreadable", f"libsndfile: {said}; ffmpeg: not done after {FFMPEG_SECONDS:g} s") from None
+        finally:
+            process.kill()
+    if len(out) > FFMPEG_BYTES - (1 << 16):
+        raise MediaError("unreadable", f"more than {FFMPEG_BYTES >> 20} MB of samples; split it, or name start and seconds")
+    if len(out) < 24 or out[:4] != b".snd":
+        raise MediaError("unreadable", f"libsndfile: {said}; ffmpeg: no sound found")
+    offset, _, _, rate, channels = struct.unpack(">5I", out[4:24])
+    samples = np.frombuffer(out, ">f4", offset=offset, count=(len(out) - offset) // (4 * channels) * channels)
+    if not len(samples):
+        raise MediaError("unreadable", f"libsndfile: {said}; ffmpeg: no samples")
+    wave = samples.reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    return Sound(wave[: _frames(rate, seconds)], _believable(rate), "ffmpeg", len(wave) / rate)
+
+
+# --- judge -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What decoding a clip showed (columns of PROBES); `reason` is '' if the clip can be used."""
+
+    samples: int
+    rate: int
+    seconds: float
+    rms_dbfs: float
+    decoder: str
+    reason: str
+    detail: str
+
+
+def probe(path: Path, start: float | None, seconds: float | None, config: AudioConfig) -> Probe:
+    """Decode a clip and judge it. A clip that cannot be decoded is a result, not an error.
+
+    Args:
+        path: the file.
+        start: seconds into the file; None: the whole file.
+        seconds: claimed length; None: only the file's own header is held against it.
+        config: its limits.
+    """
+    try:
+        sound = _decode(path, start, seconds if start is not None else None)
+    except MediaError as error:
+        return Probe(0, 0, 0.0, NO_SOUND_DBFS, "", error.reason, error.detail)
+    length, level = len(sound.wave) / sound.rate, level_dbfs(sound.wave)
+    reason, detail = judge(length, level, seconds if seconds is not None else sound.promised, config)
+    return Probe(len(sound.wave), sound.rate, length, level, sound.decoder, reason, detail)
+
+
+def judge(seconds: float, level: float, claimed: float, config: AudioConfig) -> tuple[str, str]:
+    """('', '') for a usable clip, else reason and detail: 'truncated', then 'short', then 'silent'.
+
+    libsndfile returns what it has of a clip that was cut, without an error. So a clip counts as truncated where more than
+    5 % or 0.1 s of the claim is missing (40 ms are granted to every clip: MP3 headers of sound clips claim up to
+    966 samples, 30 ms, too much).
+    """
+    lost = claimed - seconds
+    if lost > max(0.04, min(0.05 * claimed, 0.1)):
+        return "truncated", f"{seconds:.3f} s decoded, {claimed:.3f} s claimed"
+    least = max(config.min_seconds, (config.n_fft // 2 + 1) / config.rate)
+    if seconds < least:
+        return "short", f"{seconds:.3f} s, at least {least:g} s needed"
+    if level < config.silence_dbfs:
+        return "silent", f"{level:.1f} dBFS, at least {config.silence_dbfs:g} dBFS needed"
+    return "", ""
+
+
+def level_dbfs(wave: np.ndarray) -> float:
+    """Root mean square of float32 [samples] in dB relative to full scale; -200 for digital silence."""
+    power = float(np.mean(np.square(wave, dtype=np.float64)))
+    return max(10 * float(np.log10(power)), NO_SOUND_DBFS) if power > 0 else NO_SOUND_DBFS
+
+
+# --- encode ----------------------------------------------------------------------------------------------------------
+
+
+def filter_bank(config: AudioConfig) -> np.ndarray:
+    """Weight of each Fourier bin in each mel band: float64 [n_fft / 2 + 1, bands], triangles of height 1 on the HTK scale.
+
+    The bank of torchaudio's `melscale_fbanks`, but in float64: it also says which bands are empty, without torch.
+    """
+    low, high = (2595 * np.log10(1 + hz / 700) for hz in (config.low_hz, config.high_hz))
+    edges = 700 * (10 ** (np.linspace(low, high, config.bands + 2) / 2595) - 1)
+    hz = np.arange(config.n_fft // 2 + 1)[:, None] * config.rate / config.n_fft
+    width = np.diff(edges)
+    return np.maximum(0, np.minimum((hz - edges[:-2]) / width[:-1], (edges[2:] - hz) / width[1:]))
+
+
+def empty_bands(config: AudioConfig) -> list[int]:
+    """Mel bands whose triangle lies between two bins of the Fourier transform: constant, whatever is heard."""
+    return np.flatnonzero(~filter_bank(config).any(axis=0)).tolist()
+
+
+def check_bands(config: AudioConfig) -> None:
+    """Refuse a filter bank with an empty filter.
+
+    Raises:
+        ConfigError: names the bands and says what helps.
+    """
+    empty = empty_bands(config)
+    if empty:
+        raise ConfigError(
+            f"audio.bands={config.bands} with audio.n_fft={config.n_fft}: mel band {', '.join(map(str, empty))} holds no Fourier bin and "
+            "would be constant; take fewer bands, a larger n_fft or a higher low_hz"
+        )
+
+
+@lru_cache(maxsize=8)
+def _parts(config: AudioConfig) -> tuple[Spectrogram, Tensor]:
+    """The complex spectrum in float64, and the filter bank."""
+    import torch
+    from torchaudio.transforms import Spectrogram
+
+    check_bands(config)
+    spectrum = Spectrogram(
+        n_fft=config.n_fft,
+        win_length=config.window,
+        hop_length=config.hop,
+        power=None,
+        wkwargs={"dtype": torch.float64},  # a Hann window rounded to float32 leaks as much as a float32 transform
+        center=True,
+        pad_mode="reflect",
+    )
+    return spectrum, torch.from_numpy(filter_bank(config)).float()
+
+
+def fit_rate(wave: np.ndarray, rate: int, config: AudioConfig) -> np.ndarray:
+    """Resample float32 [samples] to `config.rate` (soxr HQ) and cut it to `config.max_seconds` around its centre."""
+    if rate != config.rate:
+        import soxr
+
+        wave = soxr.resample(wave, rate, config.rate, quality="HQ")
+    most = round(config.max_seconds * config.rate)
+    first = max(len(wave) - most, 0) // 2
+    return wave[first : first + most]
+
+
+def log_mel(wave: np.ndarray, config: AudioConfig) -> np.ndarray:
+    """Natural logarithm of mel power.
+
+    The Fourier transform is computed in float64: in float32 its rounding alone moves quiet bands beside loud ones (the top
+    of a low-passed MP3) by up to 0.04, and differently on each machine. The mel sums have no cancellation; float32 does.
+
+    Args:
+        wave: float32 [samples] at `config.rate`.
+        config: window, hop, bands, floor.
+
+    Returns:
+        float32 [samples // hop + 1, bands], at least ln(floor).
+
+    Raises:
+        MediaError: 'short': fewer samples than the reflected edge needs (n_fft / 2 + 1).
+    """
+    import torch
+
+    if len(wave) <= config.n_fft // 2:
+        raise MediaError("short", f"{len(wave)} samples at {config.rate} Hz, at least {config.n_fft // 2 + 1} needed")
+    spectrum, bank = _parts(config)
+    with torch.inference_mode():
+        bins = spectrum(torch.from_numpy(wave.astype(np.float64)))
+        power = (bins.real.square() + bins.imag.square()).float()  # twice as fast as abs().square(), which takes a root first
+        return (power.T @ bank).clamp_(min=config.floor).log_().numpy()
+
+
+def synthetic(item: str, config: AudioConfig, seed: int) -> np.ndarray:
+    """The waveform of an item that has no file: 'silence' (zeros) or 'noise_<n>' (Gaussian, -25 dBFS).
+
+    Returns:
+        float32 [max_seconds * rate].
+    """
+    samples = round(config.max_seconds * config.rate)
+    if item == "silence":
+        return np.zeros(samples, np.float32)
+    if item.startswith("noise_"):
+        noise = rng(seed, "audio", item).standard_normal(samples)
+        return (noise * 10 ** (NOISE_DBFS / 20)).astype(np.float32)
+    raise MediaError("missing", f"'{item}' has no file and is neither 'silence' nor 'noise_<n>'")
+
+
+def encode(item: str, path: Path | None, start: float | None, seconds: float, config: CompanionConfig, seed: int) -> np.ndarray:
+    """One companion item as it is stored.
+
+    Args:
+        item: its name; decides a synthetic waveform.
+        path: its file; None for a synthetic item.
+        start: seconds into the file; None: the whole file.
+        seconds: length as it was decoded when the item was probed.
+        config: the companion's settings; `config.audio` is used.
+        seed: of the data path; only 'noise_<n>' uses it.
+
+    Returns:
+        float16 [length, bands].
+
+    Raises:
+        MediaError: as :func:`decode`; 'changed': the clip no longer has the length it was probed with.
+    """
+    audio = config.audio
+    if path is None:
+        return log_mel(synthetic(item, audio, seed), audio).astype(np.float16)
+    wave, rate, _ = decode(path, start, seconds if start is not None else None)
+    if len(wave) != round(seconds * rate):
+        raise MediaError("changed", f"{len(wave)} samples at {rate} Hz, {seconds:.6f} s when it was probed")
+    return log_mel(fit_rate(wave, rate, audio), audio).astype(np.float16)

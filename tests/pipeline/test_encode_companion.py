@@ -1,0 +1,133 @@
+"""The items of one shard, each once, in the same bytes whatever the threads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from pipeline.base.errors import ConfigError, SourceError
+from pipeline.base.seeds import rng
+from pipeline.base.tables import ALIGNMENT, FEATURES, PLAN, read, read_meta, write_rows
+from pipeline.encode_companion import main
+from pipeline.features import audio
+
+SECONDS = {"x_0": 1.0, "x_1": 0.7, "y_0": 6.0}
+
+
+def run(tracklet: str, first: int, item: str, **other: Any) -> dict[str, Any]:
+    path = f"{item}.wav" if item in SECONDS else ""
+    row = {"tracklet": tracklet, "first": first, "last": first + 5, "item": item, "owner": item[0], "path": path, "start": None}
+    return {**row, "seconds": SECONDS.get(item, 5.0), **other}
+
+
+@pytest.fixture
+def shard(tmp_path):
+    for name, seconds in SECONDS.items():
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng(0, name).standard_normal(round(seconds * 22050)), 22050, subtype="FLOAT")
+    rows = [
+        run("t1", 0, "x_0"),
+        run("t1", 6, "x_1"),
+        run("t2", 0, "x_0"),
+        run("t2", 6, "silence"),
+        run("t3", 0, "y_0"),
+        run("t3", 6, "noise_1"),
+    ]
+    write_rows(tmp_path / "a.parquet", rows, ALIGNMENT)
+    plan = [("t1", 0, 0), ("t2", 0, 1), ("t3", 1, 0), ("t4", 2, 0)]
+    write_rows(tmp_path / "p.parquet", [{"tracklet": t, "shard": s, "order": o, "frames": 12} for t, s, o in plan], PLAN)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def torch_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def step(folder: Path, number: int, threads: int = 1, seed: int = 0, **audio_settings: Any) -> Path:
+    out = folder / f"f{number}-{threads}-{seed}.parquet"
+    arguments = [str(out), "--alignment", str(folder / "a.parquet"), "--plan", str(folder / "p.parquet"), "--shard", str(number)]
+    main(
+        [
+            *arguments,
+            "--root",
+            str(folder),
+            "--seed",
+            str(seed),
+            "--threads",
+            str(threads),
+            "--config",
+            json.dumps({"audio": audio_settings}),
+        ]
+    )
+    return out
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    rows = read(path, FEATURES).to_pylist()
+    return {r["item"]: np.frombuffer(r["values"], r["dtype"]).reshape(r["length"], r["width"]) for r in rows}
+
+
+def test_each_item_of_the_shard_once(shard):
+    found = arrays(step(shard, 0))
+    assert {item: a.shape for item, a in found.items()} == {"silence": (501, 80), "x_0": (101, 80), "x_1": (71, 80)}
+    assert {a.dtype for a in found.values()} == {np.dtype("float16")}
+    assert np.allclose(found["silence"], np.log(1e-10), atol=0.01)
+    assert arrays(step(shard, 1)).keys() == {"y_0", "noise_1"}
+    assert arrays(step(shard, 2)) == {}
+
+
+def test_values_are_those_of_the_chain(shard):
+    found = arrays(step(shard, 1))
+    wave, rate, _ = audio.decode(shard / "y_0.wav")
+    config = audio.AudioConfig()
+    expected = audio.log_mel(audio.fit_rate(wave, rate, config), config).astype(np.float16)
+    assert np.array_equal(found["y_0"], expected)
+    assert expected.shape == (501, 80)  # six seconds, cut to five
+
+
+def test_bytes_do_not_depend_on_threads(shard):
+    assert step(shard, 0, 1).read_bytes() == step(shard, 0, 3).read_bytes()
+
+
+def test_only_noise_depends_on_the_seed(shard):
+    a, b = arrays(step(shard, 1, seed=0)), arrays(step(shard, 1, seed=1))
+    assert np.array_equal(a["y_0"], b["y_0"])
+    assert not np.array_equal(a["noise_1"], b["noise_1"])
+
+
+def test_settings_and_versions_are_noted(shard):
+    out = step(shard, 0, bands=40)
+    meta = read_meta(out)
+    assert {a.shape[1] for a in arrays(out).values()} == {40}
+    assert (meta["audio"]["bands"], meta["audio"]["hop"], meta["shard"], meta["kind"]) == (40, 160, 0, "audio")
+    assert meta["versions"].keys() == {"soundfile", "libsndfile", "soxr", "torchaudio", "numpy"}
+    assert str(shard) not in json.dumps(meta)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"), [("cut", "x_1.wav: changed"), ("gone", "x_1.wav: missing"), ("broken", "x_1.wav: unreadable")]
+)
+def test_a_clip_that_changed_since_it_was_probed_stops_the_step(shard, damage, message):
+    path = shard / "x_1.wav"
+    if damage == "cut":
+        soundfile.write(path, np.full(15000, 0.1), 22050)
+    elif damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"broken")
+    with pytest.raises(SourceError, match=rf"{message}.*run align_companion again"):
+        step(shard, 0, 2)
+    assert list(shard.glob("f*")) == []
+
+
+def test_an_empty_filter_is_refused(shard):
+    with pytest.raises(ConfigError, match=r"audio\.bands=128"):
+        step(shard, 0, bands=128)
