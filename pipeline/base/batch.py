@@ -37,7 +37,7 @@ class Batch:
     """Clips of frames, with labels and companions."""
 
     frames: Tensor
-    """uint8 [B, T, 3, H, W], RGB; normalised on the device by the network (mean 0.5, std 0.5)."""
+    """uint8 [B, T, 3, H, W], RGB, in any memory order; normalised on the device by the network (mean 0.5, std 0.5)."""
     label: Tensor
     """int64 [B]; training label 0..K-1, -1 for clips that do not train."""
     camera: Tensor

@@ -288,6 +288,8 @@ class AugmentConfig:
             len(self.erase_area) == 2 and 0 < self.erase_area[0] <= self.erase_area[1] <= 1,
             f"erase_area={self.erase_area}: smallest and largest part, 0..1",
         )
+        _require(0 < self.erase_aspect <= 1, f"erase_aspect={self.erase_aspect}: smallest height over width, in 0..1")
+        _require(self.erase_attempts >= 1, f"erase_attempts={self.erase_attempts}: at least 1")
         _require(0 <= self.erase_level <= 255, f"erase_level={self.erase_level}: 0..255")
 
 
@@ -366,7 +368,7 @@ class StageConfig:
     teacher: str = ""
     """Stage whose weights teach this one; needed by the task 'distill'."""
     hears: bool = False
-    """Whether the network reads the companion in training."""
+    """Whether training batches carry the companion, for the network itself or for its teacher."""
     evaluate: bool = True
     """Whether embeddings and scores are made. A stage that hears label-derived audio cannot be evaluated soundly."""
     weights: dict[str, float] = field(default_factory=lambda: {"identity": 1.0, "triplet": 1.0})
