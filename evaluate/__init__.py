@@ -1,0 +1,1 @@
+"""Embeddings, distances, ranks, scores and the report. Only `embed` needs torch."""

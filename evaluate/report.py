@@ -1,0 +1,40 @@
+"""Make the report: one self-contained HTML page, and its score table as Markdown and CSV.
+
+In:      inputs.json (runs, data sets, settings, versions) and the files it names.   Out: report.html, report.md, scores.csv.
+Source:  specs/datasets.md section 1.3 (what must stand beside a number). The same inputs give the same bytes: no time stamp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluate.report_page.inputs import read_inputs
+from evaluate.report_page.page import page, words
+from evaluate.report_page.summary import csv_text, markdown_text, score_rows
+from pipeline.base import cli
+from pipeline.base.config import ReportConfig
+from pipeline.base.files import atomic_open
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    arguments.add_argument("out", type=Path, help="HTML page to write")
+    arguments.add_argument("--markdown", type=Path, required=True, help="score table as Markdown")
+    arguments.add_argument("--csv", type=Path, required=True, help="score table as CSV")
+    arguments.add_argument("--inputs", type=Path, required=True, help="inputs.json")
+    cli.config_argument(arguments)
+    args = arguments.parse_args(argv)
+    config = cli.load(ReportConfig, args.config, "report")
+    inputs = read_inputs(args.inputs)
+    rows = score_rows(inputs)
+    for path, content in (
+        (args.markdown, markdown_text(config.title, rows, words(inputs))),
+        (args.csv, csv_text(rows)),
+        (args.out, page(inputs, config, rows)),
+    ):
+        with atomic_open(path) as out:
+            out.write(content.encode("utf-8"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,142 @@
+"""What a report is made of: inputs.json, and the run folders and tables that it names.
+
+In:      inputs.json ({"settings", "versions", "runs", "datasets"}).   Out: :class:`Inputs`.
+Source:  ours. A missing file is an error that names it; only what a run does not have to have (scores of a stage that is
+         not evaluated) may be absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import tables
+from pipeline.base.errors import ConfigError, ScoreError
+from pipeline.base.files import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training of one stage, and its scores if it was evaluated."""
+
+    method: str
+    dataset: str
+    split: str
+    seed: int
+    stage: str
+    log: list[dict[str, Any]]
+    """Lines of metrics.jsonl that are epochs."""
+    metrics: dict[str, Any] | None
+    """metrics.json; None: this stage is not evaluated."""
+
+    @property
+    def what(self) -> tuple[str, str, str]:
+        """(dataset, method, stage): runs that differ only in split and seed share it."""
+        return self.dataset, self.method, self.stage
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Where the tables and media of one data set lie."""
+
+    name: str
+    tracklets: Path
+    splits: dict[str, Path]
+    plan: Path
+    index: Path
+    alignment: Path | None
+    probes: Path | None
+    quarantine: list[Path]
+    root: Path
+    voices_root: Path | None
+    generated: bool
+    licence: str
+    voices_licence: str | None
+
+    @property
+    def dubbed(self) -> bool:
+        """Whether its tracklets hear sound that is not their own (anything but a 'recorded' alignment)."""
+        return self.alignment is not None and tables.read_meta(self.alignment).get("policy") != "recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything the report shows comes from here."""
+
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    runs: list[Run]
+    datasets: list[Data]
+
+    def protocols(self, dataset: str) -> list[str]:
+        """Protocols of a data set in the order of its settings, the headline first; then any others that were scored."""
+        wanted = self.settings.get("datasets", {}).get(dataset, {}).get("protocols", [])
+        scored = {name for run in self.runs if run.dataset == dataset and run.metrics for name in run.metrics["protocols"]}
+        return [name for name in wanted if name in scored] + sorted(scored - set(wanted))
+
+
+def read_inputs(path: Path) -> Inputs:
+    """Read inputs.json and the run folders it names.
+
+    Raises:
+        ConfigError: inputs.json lacks an entry.
+        ScoreError: a log line or metrics.json is not what `fit` and `score` write.
+    """
+    value = read_json(path)
+    try:
+        runs = [_run(entry) for entry in value["runs"]]
+        datasets = [_data(name, entry) for name, entry in value["datasets"].items()]
+        return Inputs(dict(value["settings"]), dict(value["versions"]), runs, datasets)
+    except KeyError as error:
+        raise ConfigError(f"{path}: the entry {error} is missing; see evaluate/report_page/inputs.py for the form") from None
+
+
+def _run(entry: Mapping[str, Any]) -> Run:
+    folder = Path(entry["folder"])
+    scores = folder / "metrics.json"
+    metrics = read_json(scores) if scores.exists() else None
+    if metrics is not None and not {"protocols", "ranked", "modality", "oracle"} <= metrics.keys():
+        raise ScoreError(f"{scores}: not a metrics.json of evaluate.score; delete it and score again")
+    return Run(entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"], _log(folder / "metrics.jsonl"), metrics)
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except FileNotFoundError:
+        raise ScoreError(f"{path}: no such file; every run has a training log, so train this stage first") from None
+    except ValueError as error:
+        raise ScoreError(f"{path}: a line is not JSON ({error}); train this stage again") from None
+    return [line for line in lines if "epoch" in line and "terms" in line]
+
+
+def _data(name: str, entry: Mapping[str, Any]) -> Data:
+    def maybe(key: str) -> Path | None:
+        return None if entry[key] is None else Path(entry[key])
+
+    return Data(
+        name,
+        Path(entry["tracklets"]),
+        {split: Path(path) for split, path in entry["splits"].items()},
+        Path(entry["plan"]),
+        Path(entry["index"]),
+        maybe("alignment"),
+        maybe("probes"),
+        [Path(path) for path in entry["quarantine"]],
+        Path(entry["root"]),
+        maybe("voices_root"),
+        bool(entry["generated"]),
+        str(entry["licence"]),
+        entry["voices_licence"],
+    )
+
+
+def grouped(runs: Iterable[Run]) -> dict[tuple[str, str, str], list[Run]]:
+    """Runs by (dataset, method, stage), groups in order of first appearance, runs in order of split and seed."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.what, []).append(run)
+    return {what: sorted(group, key=lambda run: (len(run.split), run.split, run.seed)) for what, group in groups.items()}

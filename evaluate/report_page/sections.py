@@ -1,0 +1,281 @@
+"""The parts of the page that are tables, words and curves.
+
+In:      score rows, runs, facts.   Out: markup.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluate.report_page.facts import DataFacts, LeftOut
+from evaluate.report_page.figures import Series, figure, legend, line_chart, ticks
+from evaluate.report_page.inputs import Data, Inputs, Run, grouped
+from evaluate.report_page.markup import Child, Html, el, section, table
+from evaluate.report_page.summary import METRICS, UNDEFINED, ScoreRow
+
+CMC_SHOWN = 20
+LISTED = 40
+"""Rows of what was left out that the page lists; all are counted."""
+
+ORACLE = "oracle: heard label-derived audio"
+
+
+def oracle_mark() -> Html:
+    """The word that every number from label-derived test audio carries."""
+    return el("span", "oracle", class_="tag warn", title=ORACLE)
+
+
+def headline(rows: Sequence[ScoreRow]) -> Html | None:
+    """One tile per row of :func:`evaluate.report_page.summary.headline_rows`."""
+    return el("div", [_tile(row) for row in rows], class_="tiles") if rows else None
+
+
+def _tile(row: ScoreRow) -> Html:
+    def big(name: str) -> Html:
+        value = row.values[name]
+        spread = el("small", f" ± {100 * value.std:.1f}") if value.std is not None else None
+        number = UNDEFINED if value.mean is None else f"{100 * value.mean:.1f}"
+        return el("div", el("dt", name), el("dd", number, spread))
+
+    return el(
+        "article",
+        el("h3", row.dataset, el("span", f"{row.method} · {row.stage}")),
+        el("dl", big("R1"), big("mAP"), class_="big"),
+        el("p", el("b", row.protocol), " · ", row.rule),
+        el("p", row.sample),
+        class_="tile",
+    )
+
+
+def score_tables(inputs: Inputs, rows: Sequence[ScoreRow]) -> Html:
+    """One table per data set: stages down, protocols side by side."""
+    parts: list[Child] = []
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        mine = [row for row in rows if row.dataset == dataset]
+        protocols = list(dict.fromkeys(row.protocol for row in mine))
+        parts += [el("h3", dataset), _score_table(mine, protocols), _protocol_notes(mine, protocols)]
+    lead = (
+        "Percent. Every number stands under the protocol it was measured by; numbers of different protocols are not comparable. "
+        "An average over several runs shows its standard deviation."
+    )
+    if not rows:
+        parts = [el("p", "No stage of these runs was evaluated.", class_="empty")]
+    return section("scores", "Scores", *parts, lead=lead)
+
+
+def _score_table(rows: Sequence[ScoreRow], protocols: Sequence[str]) -> Html:
+    stages = dict.fromkeys((row.method, row.stage) for row in rows)
+    of = {(row.method, row.stage, row.protocol): row for row in rows}
+    shown = {p: [m for m in METRICS if any(r.values[m].mean is not None for r in rows if r.protocol == p)] for p in protocols}
+    example = {p: next(row for row in rows if row.protocol == p) for p in protocols}
+    top = el(
+        "tr",
+        el("th", "Network", rowspan=2, scope="col"),
+        [
+            el("th", el("b", p), el("small", example[p].rule), colspan=max(1, len(shown[p])), class_="group", scope="colgroup")
+            for p in protocols
+        ],
+    )
+    second = el("tr", [el("th", name, class_=_edge("n", i), scope="col") for p in protocols for i, name in enumerate(shown[p])])
+    body = []
+    for method, stage in stages:
+        any_row = next(of[method, stage, p] for p in protocols if (method, stage, p) in of)
+        cells: list[Html] = []
+        for p in protocols:
+            row = of.get((method, stage, p))
+            cells += [el("td", _value(row, name), class_=_edge("n", i)) for i, name in enumerate(shown[p])]
+        label = [
+            el("b", stage),
+            " ",
+            oracle_mark() if any_row.oracle else None,
+            el("small", f"{method} · sees {any_row.modality}"),
+            el("small", any_row.sample),
+        ]
+        body.append(el("tr", el("th", label, scope="row"), cells))
+    return el("div", el("table", el("thead", top, second), el("tbody", body), class_="scores"), class_="scroll", tabindex=0)
+
+
+def _edge(name: str, i: int) -> str:
+    return name if i else f"{name} edge"
+
+
+def _value(row: ScoreRow | None, name: str) -> Child:
+    if row is None:
+        return UNDEFINED
+    value = row.values[name]
+    spread = el("small", f"± {100 * value.std:.1f}") if value.std is not None else None
+    return [value.percent(with_std=False), " ", spread]
+
+
+def _protocol_notes(rows: Sequence[ScoreRow], protocols: Sequence[str]) -> Html:
+    example = {p: next(row for row in rows if row.protocol == p) for p in protocols}
+    return el(
+        "dl",
+        [[el("dt", p), el("dd", example[p].description, f" Gallery: {example[p].gallery_definition}.")] for p in protocols],
+        class_="notes",
+    )
+
+
+def cmc_figures(rows: Sequence[ScoreRow]) -> Html | None:
+    """CMC curves: one chart per data set and protocol, one line per network."""
+    if not rows:
+        return None
+    names = list(dict.fromkeys(_network_name(row) for row in rows))
+    charts = []
+    for dataset, protocol in dict.fromkeys((row.dataset, row.protocol) for row in rows):
+        lines = [
+            Series(
+                _network_name(row), list(range(1, CMC_SHOWN + 1)), [100 * v for v in row.cmc[:CMC_SHOWN]], names.index(_network_name(row))
+            )
+            for row in rows
+            if (row.dataset, row.protocol) == (dataset, protocol)
+        ]
+        chart = line_chart(
+            f"CMC of {dataset} by {protocol}",
+            lines,
+            x_label="rank",
+            x_ticks=[1, 5, 10, 15, 20],
+            y_ticks=[0, 20, 40, 60, 80, 100],
+            y_text="{:g} %".format,
+            points=True,
+        )
+        charts.append(figure(f"{dataset} · {protocol}", chart))
+    return section(
+        "cmc",
+        "Rank curves",
+        legend(names),
+        el("div", charts, class_="charts"),
+        lead="Part of the queries with a right answer among the first entries (CMC), mean over runs. Point at a dot to read it.",
+    )
+
+
+def _network_name(row: ScoreRow) -> str:
+    return f"{row.method} · {row.stage}" + (" (oracle)" if row.oracle else "")
+
+
+def training_figures(runs: Sequence[Run]) -> Html | None:
+    """Loss terms and learning rate per epoch; one small chart each, because their scales have nothing in common."""
+    blocks = []
+    for (dataset, method, stage), group in grouped(runs).items():
+        logs = [run.log for run in group if run.log]
+        if not logs:
+            continue
+        terms = [name for name in logs[0][0]["terms"] if all(name in line["terms"] for log in logs for line in log)]
+        wanted = [("loss", lambda line: line["loss"])] + [(name, lambda line, name=name: line["terms"][name]) for name in terms]
+        charts = [_curve(name, [[float(value(line)) for line in log] for log in logs], logs, i) for i, (name, value) in enumerate(wanted)]
+        charts.append(_curve("learning rate", [[float(line["lr"]) for line in log] for log in logs], logs, 5))
+        many = f"mean of {len(logs)} runs, single runs faint" if len(logs) > 1 else f"split {group[0].split}, seed {group[0].seed}"
+        blocks.append([el("h3", dataset, el("span", f"{method} · {stage} · {many}")), el("div", charts, class_="charts small")])
+    if not blocks:
+        return None
+    return section(
+        "training", "Training", blocks, lead="Means over each epoch, as logged. The weighted sum is “loss”; its terms are unweighted."
+    )
+
+
+def _curve(name: str, values: Sequence[Sequence[float]], logs: Sequence[Sequence[Mapping[str, Any]]], style: int) -> Html:
+    shortest = min(map(len, values))
+    epochs = [float(line["epoch"]) for line in logs[0][:shortest]]
+    mean = [sum(one[i] for one in values) / len(values) for i in range(shortest)]
+    faint = [Series(name, epochs, one[:shortest], style, faint=True) for one in values] if len(values) > 1 else []
+    everything = [value for one in values for value in one[:shortest]]
+    x_ticks = [t for t in ticks(epochs[0], epochs[-1], 4) if t == int(t)] or [epochs[0], epochs[-1]]
+    chart = line_chart(
+        f"{name} per epoch",
+        [*faint, Series(name, epochs, mean, style)],
+        x_label="epoch",
+        x_ticks=x_ticks,
+        y_ticks=ticks(min(everything), max(everything), 3),
+        y_text="{:.3g}".format,
+        points=len(epochs) <= 30,
+        size=(270, 176),
+    )
+    return figure(name, chart)
+
+
+def data_section(data: Sequence[Data], facts: Mapping[str, DataFacts]) -> Html:
+    """Counts, shards, companion and licence of every data set."""
+    parts: list[Child] = []
+    for one in data:
+        known = facts[one.name]
+        rows = [
+            [r.role, f"{r.tracklets:,}", f"{r.identities:,}", f"{r.nobody:,}" if r.nobody else UNDEFINED, f"{r.frames:,}", str(r.cameras)]
+            for r in known.roles
+        ]
+        which = f"roles of split {known.split}" + (f", one of {known.splits}" if known.splits > 1 else "")
+        kind = el("span", "generated by pipeline/demo", class_="tag") if one.generated else None
+        parts.append(
+            el(
+                "article",
+                el("h3", one.name, " ", kind, el("span", which)),
+                table(["role", "tracklets", "persons", "distractors or junk", "frames", "cameras"], rows, numeric=range(1, 6)),
+                el("dl", [[el("dt", name), el("dd", value)] for name, value in _properties(one, known)], class_="props"),
+                class_="card",
+            )
+        )
+    return section("data", "Data", *parts)
+
+
+def _properties(data: Data, facts: DataFacts) -> list[tuple[str, Child]]:
+    out: list[tuple[str, Child]] = [
+        ("Shards", f"{facts.shards} with {facts.samples:,} samples, {size_text(facts.bytes)}; frames {facts.frame_size} (height × width)"),
+    ]
+    if facts.companion is None:
+        out.append(("Companion", "none"))
+    else:
+        nature = "label-derived" if facts.companion["label_derived"] else "not label-derived"
+        oracle: Child = [" ", oracle_mark(), " test identities are dubbed, too"] if facts.companion["oracle"] else None
+        clips = f"{facts.items:,} clips of {facts.owners:,} speakers, heard by {facts.dubbed:,} tracklets" if facts.items else "no clips"
+        out.append(("Companion", [f"{facts.companion['kind']}, policy {facts.companion['policy']} ({nature}): {clips}", oracle]))
+    if facts.probed:
+        out.append(("Clips decoded", f"{facts.probed:,}, of which {facts.unusable:,} could not be used"))
+    out.append(("Licence of frames", data.licence))
+    if data.voices_licence:
+        out.append(("Licence of voices", data.voices_licence))
+    return out
+
+
+def size_text(count: int) -> str:
+    """Bytes for readers, decimal units."""
+    value, unit = float(count), "bytes"
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+
+
+def left_out_section(found: Mapping[str, LeftOut]) -> Html:
+    """Everything that was not used, counted by reason, and listed."""
+    parts: list[Child] = []
+    for name, left in found.items():
+        if not left.rows:
+            parts.append(el("p", el("b", name), ": nothing was left out."))
+            continue
+        counts = el(
+            "ul",
+            [el("li", el("b", f"{n:,}"), f" {what}{'s' if n > 1 else ''}: {reason}") for what, reason, n in left.reasons],
+            class_="chips",
+        )
+        listed = table(["what", "file", "reason", "detail"], left.rows[:LISTED], class_="files")
+        more = f" (the first {LISTED} of {len(left.rows):,})" if len(left.rows) > LISTED else ""
+        parts.append(el("article", el("h3", name), counts, el("details", el("summary", f"Files{more}"), listed), class_="card"))
+    return section(
+        "left-out", "Left out", *parts, lead="Frames and clips that were found broken or unusable. Nothing is skipped in silence."
+    )
+
+
+def config_section(inputs: Inputs) -> Html:
+    """Settings, versions and the list of runs."""
+    settings = {name: value for name, value in inputs.settings.items() if name != "roots"}  # folders of this machine are nobody's business
+    runs = [[r.dataset, f"{r.method} · {r.stage}", r.split, str(r.seed), "scored" if r.metrics else "trained only"] for r in inputs.runs]
+    return section(
+        "config",
+        "Configuration",
+        el("details", el("summary", f"Runs ({len(runs)})"), table(["data set", "network", "split", "seed", ""], runs)),
+        el("details", el("summary", "Versions"), table(["package", "version"], sorted(inputs.versions.items()))),
+        el("details", el("summary", "Settings"), el("pre", json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False), tabindex=0)),
+        lead=f"Seed of the data path: {settings.get('seed', UNDEFINED)}. Seeds of trainings are listed with the runs.",
+    )

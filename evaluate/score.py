@@ -1,0 +1,172 @@
+"""Score embeddings by one or more named protocols.
+
+In:      EMBEDDINGS (one vector per tracklet of roles query, gallery, junk) and config.json of the run.
+Out:     metrics.json: per protocol CMC, mAP, mINP with gallery and valid queries; and some ranked lists for the report.
+Source:  specs/datasets.md section 8. Every number is stored with what it is a number of; nothing is rounded except the
+         distances of the ranked lists (6 digits: the last ones depend on the machine's matrix product).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evaluate.protocols import CMC_RANKS, Outcome, Subjects, apply, first_entries, protocol_named
+from pipeline.base import cli, tables
+from pipeline.base.build import build
+from pipeline.base.config import RunConfig
+from pipeline.base.errors import ScoreError
+from pipeline.base.files import read_json, write_json
+
+LISTS = 12
+"""Ranked lists stored: that many from the first valid queries, and that many from the worst by AP."""
+ENTRIES = 10
+"""Gallery entries per ranked list."""
+
+
+def subjects_of(embeddings: pa.Table) -> Subjects:
+    """EMBEDDINGS as arrays, in the order of the tracklet names.
+
+    Raises:
+        ScoreError: no row, a tracklet twice, vectors of different lengths.
+    """
+    if not embeddings.num_rows:
+        raise ScoreError("embeddings: the table is empty; check the split's roles")
+    embeddings = embeddings.sort_by([("tracklet", "ascending")])
+    names = embeddings.column("tracklet").to_pylist()
+    twice = next((a for a, b in pairwise(names) if a == b), None)
+    if twice is not None:
+        found = embeddings.filter(pc.equal(embeddings.column("tracklet"), twice)).column("modality").to_pylist()
+        raise ScoreError(
+            f"embeddings: tracklet {twice} is there {len(found)} times (modality {', '.join(found)}); expected one vector each"
+        )
+    vectors = embeddings.column("vector").combine_chunks()
+    lengths = np.unique(vectors.value_lengths().to_numpy(zero_copy_only=False))
+    if len(lengths) != 1 or lengths[0] == 0:
+        raise ScoreError(f"embeddings: vectors of length {', '.join(map(str, lengths))}; expected one length above 0 for all rows")
+
+    def column(name: str) -> np.ndarray:
+        return np.array(embeddings.column(name).to_pylist(), dtype=str)
+
+    return Subjects(
+        names,
+        role=column("role"),
+        identity=column("identity"),
+        kind=column("kind"),
+        camera=embeddings.column("camera").to_numpy().astype(np.int64),
+        vector=vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(names), int(lengths[0])),
+    )
+
+
+def scores(subjects: Subjects, protocols: Sequence[str]) -> dict[str, Any]:
+    """The parts ``protocols`` and ``ranked`` of metrics.json; the first protocol makes the ranked lists."""
+    outcomes = [apply(protocol_named(name), subjects) for name in protocols]
+    return {"protocols": {o.protocol.name: _numbers(o) for o in outcomes}, "ranked": _ranked(outcomes[0], subjects)}
+
+
+def _numbers(outcome: Outcome) -> dict[str, Any]:
+    """One protocol's entry. A number that the protocol does not define here is null, with the reason in skipped_queries."""
+    summary, protocol = outcome.summary, outcome.protocol
+    cmc = summary.cmc
+    return {
+        "description": protocol.description,
+        "gallery": outcome.gallery_size,
+        "gallery_definition": protocol.gallery_definition,
+        "queries": summary.queries,
+        "valid": summary.valid,
+        "skipped_queries": summary.queries - summary.valid,
+        "ap": protocol.ap,
+        "averaged_over": protocol.averaged_over,
+        **{f"R{k}": float(cmc[k - 1]) for k in (1, 5, 10, 20)},
+        "mAP": _defined(summary.mean_ap),
+        "mINP": _defined(summary.mean_inp) if protocol.ap == "hit" else None,
+        "cmc": [float(value) for value in cmc[:CMC_RANKS]],
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _ranked(outcome: Outcome, subjects: Subjects) -> list[dict[str, Any]]:
+    result = outcome.per_query
+    valid = np.flatnonzero(result.valid)
+    worst = valid[np.argsort(result.ap[valid], kind="stable")][:LISTS]
+    chosen = [("first", int(q)) for q in valid[:LISTS]] + [("worst", int(q)) for q in worst]
+    return [
+        {
+            "chosen": why,
+            **_about(subjects, int(outcome.query[q])),
+            "query": subjects.tracklet[int(outcome.query[q])],
+            "ap": float(result.ap[q]),
+            "first_hit": int(result.first[q]),
+            "right_answers": int(result.good[q]),
+            "gallery": [
+                {
+                    **_about(subjects, row),
+                    "tracklet": subjects.tracklet[row],
+                    "distance": float(f"{distance:.6g}"),
+                    "match": match,
+                }
+                for row, distance, match in first_entries(outcome, subjects, q, ENTRIES)
+            ],
+        }
+        for why, q in chosen
+    ]
+
+
+def _about(subjects: Subjects, row: int) -> dict[str, Any]:
+    return {"identity": str(subjects.identity[row]), "camera": int(subjects.camera[row])}
+
+
+def check_origin(meta: dict[str, Any], run: RunConfig, modality: str) -> None:
+    """Refuse embeddings of another run than config.json describes, or that do not say whether they heard label-derived sound.
+
+    Raises:
+        ScoreError: names what differs.
+    """
+    for name in ("method", "dataset", "split", "seed", "stage"):
+        if name in meta and meta[name] != getattr(run, name):
+            raise ScoreError(f"embeddings are of {name} {meta[name]!r}, config.json is of {getattr(run, name)!r}; give both of one run")
+    if modality != "frames" and "oracle" not in meta:
+        raise ScoreError(
+            "embeddings heard sound but do not say whether it was derived from labels ('oracle'); make them with evaluate.embed"
+        )
+
+
+def metrics(embeddings: pa.Table, meta: dict[str, Any], run: RunConfig, protocols: Sequence[str]) -> dict[str, Any]:
+    """All of metrics.json."""
+    subjects = subjects_of(embeddings)
+    modality = embeddings.column("modality")[0].as_py()
+    check_origin(meta, run, modality)
+    return {
+        **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
+        "modality": modality,
+        "oracle": bool(meta.get("oracle", False)),
+        "feature": {"dim": subjects.vector.shape[1], "normalised": False, "distance": "squared euclidean"},
+        **scores(subjects, protocols),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    arguments.add_argument("out", help="metrics.json to write")
+    arguments.add_argument("--embeddings", required=True, help="EMBEDDINGS table")
+    arguments.add_argument("--config", required=True, help="config.json of the run")
+    arguments.add_argument("--protocols", required=True, nargs="+", metavar="NAME", help="names in evaluate/protocols.py; first: headline")
+    args = arguments.parse_args(argv)
+    for name in args.protocols:
+        protocol_named(name)
+    run = build(RunConfig, read_json(args.config), args.config)
+    embeddings = tables.read(args.embeddings, tables.EMBEDDINGS)
+    write_json(args.out, metrics(embeddings, tables.read_meta(args.embeddings), run, args.protocols))
+
+
+if __name__ == "__main__":
+    cli.run(main)

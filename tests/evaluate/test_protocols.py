@@ -1,0 +1,175 @@
+"""Who asks, who answers, what is removed: by hand, and on the public MARS tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluate.protocols import PROTOCOLS, Subjects, apply, first_entries, protocol_named
+from evaluate.retrieval import retrieve, summarise
+from pipeline.base.errors import ScoreError
+
+
+def subjects(*rows: tuple[str, str, str, int, float]) -> Subjects:
+    """Rows (role, identity, kind, camera, position on a line), named t00, t01, ..."""
+    role, identity, kind, camera, position = zip(*rows, strict=True)
+    names = [f"t{i:02d}" for i in range(len(rows))]
+    vector = np.array(position, np.float32)[:, None]
+    return Subjects(names, np.array(role), np.array(identity), np.array(kind), np.array(camera), vector)
+
+
+SCENE = (
+    ("query", "a", "person", 0, 0.0),
+    ("query", "b", "person", 0, 10.0),
+    ("gallery", "a", "person", 0, 0.1),  # a's own camera: removed for a
+    ("junk", "00-1", "junk", 1, 0.2),  # junk: never ranked
+    ("gallery", "0000", "distractor", 1, 0.3),
+    ("gallery", "a", "person", 1, 0.5),
+    ("gallery", "0000", "distractor", 0, 10.1),
+    ("gallery", "b", "person", 0, 10.2),  # b is seen by its own camera only: no answer without the queries
+)
+
+
+def test_market_by_hand():
+    outcome = apply(protocol_named("market"), subjects(*SCENE))
+    summary = outcome.summary
+    assert (outcome.gallery_size, summary.queries, summary.valid) == (5, 2, 1)
+    assert outcome.per_query.first.tolist() == [2, 0]  # the distractor is nearer than a's answer, junk does not count
+    assert summary.mean_ap == pytest.approx(1 / 2)
+    listed = [(row, right) for row, _, right in first_entries(outcome, subjects(*SCENE), 0, 3)]
+    assert listed == [(4, False), (5, True), (6, False)]
+
+
+def test_mars_rules_differ_in_gallery_average_and_precision():
+    """The same scene, with a query of b in another camera: only the official gallery holds b's answer."""
+    scene = subjects(*SCENE[:2], ("query", "b", "person", 1, 10.4), *SCENE[2:5], SCENE[5], SCENE[6])
+    reduced, official = apply(protocol_named("mars_torchreid"), scene), apply(protocol_named("mars_official"), scene)
+    assert (reduced.gallery_size, reduced.summary.valid) == (4, 1)
+    assert (official.gallery_size, official.summary.valid) == (8, 3)  # junk and queries are rows of it
+    # official, query a: [distractor, a] -> AP (0/1 + 1/2) / 2; queries b: [distractor, b] each
+    assert official.per_query.ap.tolist() == pytest.approx([0.25, 0.25, 0.25])
+    assert reduced.summary.mean_ap == pytest.approx(0.5)
+
+
+def test_pid_only_keeps_the_own_camera():
+    outcome = apply(protocol_named("pid_only"), subjects(*SCENE))
+    assert outcome.summary.valid == 2 and outcome.per_query.first.tolist() == [1, 2]
+
+
+PAIRS = (
+    ("query", "a", "person", 0, 0.0),
+    ("query", "b", "person", 0, 5.0),
+    ("gallery", "a", "person", 1, 4.0),
+    ("gallery", "b", "person", 1, 5.5),
+)
+
+
+def test_two_cameras_map_is_mean_reciprocal_rank():
+    outcome = apply(protocol_named("two_camera"), subjects(*PAIRS))
+    assert outcome.per_query.first.tolist() == [1, 1] and outcome.summary.mean_ap == 1
+    swapped = (PAIRS[0], PAIRS[1], ("gallery", "a", "person", 1, 6.5), ("gallery", "b", "person", 1, 3.0))
+    # a at 0: b(3.0), a(6.5) -> rank 2; b at 5: a (1.5 away), b (2 away) -> rank 2
+    assert apply(protocol_named("two_camera"), subjects(*swapped)).summary.mean_ap == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((*PAIRS, ("gallery", "c", "person", 2, 1.0)), "camera 0, the gallery from camera 1, 2"),
+        ((*PAIRS, ("gallery", "b", "person", 1, 1.0)), "b has 2 tracklets among the gallery"),
+        ((PAIRS[0], PAIRS[1], ("gallery", "a", "person", 0, 1.0)), "not the same"),
+    ],
+)
+def test_two_cameras_refuses_other_sets(rows, message):
+    with pytest.raises(ScoreError, match=message):
+        apply(protocol_named("two_camera"), subjects(*rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (PAIRS[2:], "no tracklet has the role 'query'"),
+        (PAIRS[:2], "gallery .* is empty"),
+        ((PAIRS[0], PAIRS[3]), "none of 1 queries has a right answer"),
+        ((("query", "0000", "distractor", 0, 0.0), *PAIRS[2:]), "t00 is a distractor"),
+    ],
+)
+def test_sets_without_a_meaningful_score_are_refused(rows, message):
+    with pytest.raises(ScoreError, match=message):
+        apply(protocol_named("market"), subjects(*rows))
+
+
+def test_unknown_name_gets_a_hint():
+    with pytest.raises(ScoreError, match="did you mean 'mars_official'"):
+        protocol_named("mars_oficial")
+    assert all(name == protocol.name and protocol.description for name, protocol in PROTOCOLS.items())
+
+
+# --- the public MARS tables -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mars(golden):
+    """(identities, cameras, query rows) of the test half, identities as shipped: -1 junk, 0 distractor."""
+    scipy_io = pytest.importorskip("scipy.io")
+    table = scipy_io.loadmat(golden / "mars_info" / "tracks_test_info.mat")["track_test_info"].astype(np.int64)
+    query = scipy_io.loadmat(golden / "mars_info" / "query_IDX.mat")["query_IDX"].astype(np.int64).ravel() - 1
+    return table[:, 2], table[:, 3], query
+
+
+def mars_subjects(mars, vector) -> Subjects:
+    identity, camera, query = mars
+    role = np.where(identity == -1, "junk", "gallery")
+    role[query] = "query"
+    kind = np.select([identity == -1, identity == 0], ["junk", "distractor"], "person")
+    return Subjects([f"{i:05d}" for i in range(len(identity))], role, identity.astype(str), kind, camera, vector)
+
+
+def test_e2_counts_on_the_real_tables(mars):
+    """Gallery sizes and valid queries need no pictures (specs/dubbernet.md, E2): any vector will do."""
+    made = mars_subjects(mars, np.random.default_rng(0).normal(size=(len(mars[0]), 2)).astype(np.float32))
+    reduced, official = apply(protocol_named("mars_torchreid"), made), apply(protocol_named("mars_official"), made)
+    assert (reduced.gallery_size, reduced.summary.queries, reduced.summary.valid) == (9330, 1980, 1840)
+    assert (official.gallery_size, official.summary.queries, official.summary.valid) == (12180, 1980, 1980)
+    assert len(official.gallery) == 11310
+    assert official.per_query.good.sum() - reduced.per_query.good.sum() == 5052
+
+
+@pytest.mark.parametrize("gallery", ["full_gallery", "queries_and_junk_removed"])
+def test_full_size_golden(golden, mars, gallery):
+    identity, camera, query = mars
+    expected = json.loads((golden / "mars_info" / "protocol_golden.json").read_text())[gallery]
+    made = mars_subjects(mars, np.zeros((len(identity), 1), np.float32))
+    roles = protocol_named("mars_official" if gallery == "full_gallery" else "mars_torchreid").gallery_roles
+    entries = np.flatnonzero(np.isin(made.role, roles))
+    assert len(entries) == expected["gallery"]
+    entries = entries[made.kind[entries] != "junk"]
+
+    def distances():
+        for rows in np.array_split(query, 8):
+            i, j = rows[:, None], entries[None]
+            h = (7919 * i + j * (104729 + 31 * i)) % 1000003
+            yield np.where(identity[j] == identity[i], h + 0.5, 512.0 * h)
+
+    codes = made.codes()
+    labels = {
+        "query_identity": codes[query],
+        "gallery_identity": codes[entries],
+        "query_camera": camera[query],
+        "gallery_camera": camera[entries],
+        "remove_same_camera": True,
+    }
+    hit, trapezoid = retrieve(distances(), ap="hit", **labels), retrieve(distances(), ap="trapezoid", **labels)
+    summary = summarise(hit, "valid")
+    assert (summary.queries, summary.valid) == (expected["queries"], expected["valid"])
+    for k in (1, 5, 10, 20):
+        assert summary.cmc[k - 1] == pytest.approx(expected[f"rank{k}"], abs=1e-9)
+    assert summary.mean_ap == pytest.approx(expected["mAP_hit"], abs=1e-9)
+    assert summary.mean_inp == pytest.approx(expected["mINP"], abs=1e-9)
+    assert summarise(trapezoid, "valid").mean_ap == pytest.approx(expected["mAP_trapz"], abs=1e-9)
+    for number, line in expected["per_query"].items():
+        q = int(number)
+        assert (query[q], hit.good[q], hit.first[q]) == (line["row"], line["good"], line["first"])
+        assert (hit.ap[q], trapezoid.ap[q]) == (pytest.approx(line["ap_hit"], abs=1e-9), pytest.approx(line["ap_trapz"], abs=1e-9))

@@ -1,0 +1,172 @@
+"""Ranks, CMC, AP and mINP: by hand, against exact golden values, and against a slow oracle with many ties."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluate import retrieval
+from evaluate.retrieval import NOBODY, positions, retrieve, summarise
+from pipeline.base.errors import ScoreError
+
+RULES = {  # definition of the golden file: AP, averaged over, remove junk and same camera
+    "market_hit": ("hit", "valid", True),
+    "mars_trapz": ("trapezoid", "all", True),
+    "pid_only_hit": ("hit", "valid", False),
+}
+
+
+def run(distance, q_identity, q_camera, g_identity, g_camera, ap="hit", same_camera=True):
+    return retrieve(
+        [np.asarray(distance, float)],
+        query_identity=np.asarray(q_identity),
+        gallery_identity=np.asarray(g_identity),
+        query_camera=np.asarray(q_camera),
+        gallery_camera=np.asarray(g_camera),
+        remove_same_camera=same_camera,
+        ap=ap,
+    )
+
+
+def test_e1_by_hand():
+    """Ranking: own camera (removed), wrong, right, right. Hits at ranks 2 and 3 of 3 (specs/dubbernet.md, E1)."""
+    case = ([[0.1, 0.2, 0.3, 0.4]], [1], [0], [1, 2, 1, 1], [0, 1, 1, 2])
+    hit, trapezoid = run(*case), run(*case, ap="trapezoid")
+    assert hit.ap[0] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert trapezoid.ap[0] == pytest.approx(((0 / 1 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2)
+    assert (hit.good[0], hit.removed[0], hit.kept[0], hit.first[0]) == (2, 1, 3, 2)
+    assert hit.inp[0] == pytest.approx(2 / 3)
+    assert summarise(hit, "valid", 4).cmc.tolist() == [0, 1, 1, 1]
+
+
+def test_forgetting_the_camera_rule_changes_e1():
+    """Negative control: without the removal the near same-camera entry counts as a hit at rank 1."""
+    wrong = run([[0.1, 0.2, 0.3, 0.4]], [1], [0], [1, 2, 1, 1], [0, 1, 1, 2], same_camera=False)
+    assert wrong.first[0] == 1 and wrong.ap[0] != pytest.approx(0.583333, abs=1e-3)
+
+
+def cases(golden: Path):
+    return json.loads((golden / "reid_metrics.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("definition", RULES)
+def test_golden_cases(golden: Path, definition: str):
+    ap, averaged_over, removes = RULES[definition]
+    assert len(cases(golden)) == 24
+    for case in cases(golden):
+        q_identity, q_camera, g_identity, g_camera = (np.array(case[k]) for k in ("q_pids", "q_camids", "g_pids", "g_camids"))
+        stay = g_identity != -1 if removes else np.ones(len(g_identity), bool)
+        code = np.where(g_identity > 0, g_identity, NOBODY)
+        result = run(np.array(case["distmat"])[:, stay], q_identity, q_camera, code[stay], g_camera[stay], ap, removes)
+        summary = summarise(result, averaged_over, case["max_rank"])
+        expected = case["expected"][definition]
+        assert (summary.queries, summary.valid) == (expected["num_queries"], expected["num_valid"]), case["name"]
+        assert same(summary.mean_ap, expected["mAP"]), case["name"]
+        assert same(summary.mean_inp, expected["mINP"]) if "mINP" in expected else definition == "mars_trapz", case["name"]
+        golden_cmc = expected["cmc"] or [None] * case["max_rank"]
+        assert all(same(a, b) for a, b in zip(summary.cmc, golden_cmc, strict=True)), case["name"]
+        for i, line in enumerate(expected["per_query"]):
+            found = (bool(result.valid[i]), int(result.good[i]), int(result.removed[i] + (~stay).sum()), int(result.first[i]) or None)
+            assert found == (line["valid"], line["num_good"], line["num_removed"], line["first_hit_rank"]), case["name"]
+            assert same(result.ap[i], line["ap"]), case["name"]
+            assert same(result.inp[i], line.get("inp", None if math.isnan(result.inp[i]) else result.inp[i])), case["name"]
+
+
+def same(found: float, expected: float | None) -> bool:
+    return math.isnan(found) if expected is None else abs(found - expected) <= 1e-9
+
+
+def slow(distance, q_identity, q_camera, g_identity, g_camera, ap):
+    """One query at a time, every rank written down: nothing clever."""
+    out = []
+    for q in range(len(distance)):
+        order = sorted(range(len(g_identity)), key=lambda g, row=distance[q]: (row[g], g))
+        kept = [g for g in order if not (g_identity[g] == q_identity[q] >= 0 and g_camera[g] == q_camera[q])]
+        hits = [rank for rank, g in enumerate(kept, 1) if g_identity[g] == q_identity[q] >= 0]
+        points = []
+        for k, rank in enumerate(hits, 1):
+            before = (k - 1) / (rank - 1) if rank > 1 else 1.0
+            points.append(k / rank if ap == "hit" else (before + k / rank) / 2)
+        undefined = 0.0 if ap == "trapezoid" and not kept else math.nan
+        out.append((hits[0] if hits else 0, sum(points) / len(points) if points else undefined, len(hits) / hits[-1] if hits else math.nan))
+    return out
+
+
+@pytest.mark.parametrize("ap", ["hit", "trapezoid"])
+@pytest.mark.parametrize("count_up_to", [0, 3, 1000])
+def test_against_a_slow_oracle_with_ties(monkeypatch, ap, count_up_to):
+    """Few distinct distances, so ties are everywhere; both ways of ranking (count_up_to=0 always sorts)."""
+    monkeypatch.setattr(retrieval, "COUNT_UP_TO", count_up_to)
+    random = np.random.default_rng(3)
+    for _ in range(60):
+        q, g = random.integers(1, 7), random.integers(1, 30)
+        distance = random.integers(0, 5, (q, g)) / 2 - 1
+        labels = random.integers(0, 4, q), random.integers(0, 3, q), random.integers(-1, 4, g), random.integers(0, 3, g)
+        found = run(distance, *labels, ap=ap)
+        for i, (first, mean, inp) in enumerate(slow(distance, *labels, ap=ap)):
+            assert found.first[i] == first
+            assert found.ap[i] == pytest.approx(mean, abs=1e-12, nan_ok=True)
+            assert found.inp[i] == pytest.approx(inp, abs=1e-12, nan_ok=True)
+
+
+def test_oracle_sees_an_unstable_sort():
+    """Negative control: breaking ties towards the end of the gallery is noticed."""
+    distance, labels = np.zeros((1, 3)), ([1], [0], [2, 1, 2], [1, 1, 1])
+    assert run(distance, *labels).first[0] == 2 == slow(distance, *labels, ap="hit")[0][0]
+    backwards = run(distance[:, ::-1], [1], [0], labels[2][::-1], labels[3])
+    assert backwards.first[0] == 2  # in the middle either way
+    assert run(np.zeros((1, 2)), [1], [0], [2, 1], [1, 1]).first[0] == 2
+    assert run(np.zeros((1, 2)), [1], [0], [1, 2], [1, 1]).first[0] == 1
+
+
+def test_positions_count_as_the_stable_sort_places():
+    random = np.random.default_rng(0)
+    row = random.integers(0, 4, 200).astype(np.float32)
+    place = np.argsort(np.argsort(row, kind="stable"), kind="stable")
+    entries = np.arange(0, 200, 5)
+    assert positions(row, entries).tolist() == place[entries].tolist()
+
+
+def test_distractors_match_nobody_not_even_each_other():
+    result = run([[0.0, 1.0]], [NOBODY], [0], [NOBODY, 1], [1, 1])
+    assert result.good[0] == 0 and not result.valid[0]
+
+
+def test_blocks_give_the_same_as_one_matrix():
+    random = np.random.default_rng(1)
+    distance = random.integers(0, 9, (7, 20)).astype(float)
+    labels = {
+        "query_identity": random.integers(0, 3, 7),
+        "gallery_identity": random.integers(-1, 3, 20),
+        "query_camera": random.integers(0, 2, 7),
+        "gallery_camera": random.integers(0, 2, 20),
+        "remove_same_camera": True,
+        "ap": "hit",
+    }
+    whole = retrieve([distance], **labels)
+    blocks = retrieve([distance[:3], distance[3:4], distance[4:]], **labels)
+    assert np.array_equal(whole.ap, blocks.ap, equal_nan=True) and np.array_equal(whole.first, blocks.first)
+
+
+def test_averaging_over_all_queries_counts_the_unanswerable():
+    """Two queries, one without an answer: R1 is 1 over the valid one, 1/2 over all, and mAP over all is undefined."""
+    result = run([[0.0, 1.0], [0.0, 1.0]], [1, 5], [0, 0], [1, 2], [1, 1])
+    over_valid, over_all = summarise(result, "valid", 2), summarise(result, "all", 2)
+    assert (over_valid.valid, over_valid.cmc[0], over_valid.mean_ap) == (1, 1.0, 1.0)
+    assert over_all.cmc[0] == 0.5 and math.isnan(over_all.mean_ap)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_distance_that_is_no_number_is_refused(bad):
+    with pytest.raises(ScoreError, match="query 1 has a distance"):
+        run([[0.0, 1.0], [bad, 1.0]], [1, 1], [0, 0], [1, 2], [1, 1])
+
+
+@pytest.mark.parametrize(("shape", "message"), [((1, 2), "found 1 rows"), ((3, 2), "more than 2 rows"), ((2, 3), "shape")])
+def test_wrong_shapes_are_refused(shape, message):
+    with pytest.raises(ScoreError, match=message):
+        run(np.zeros(shape), [1, 1], [0, 0], [1, 2], [1, 1])

@@ -1,0 +1,134 @@
+"""metrics.json from EMBEDDINGS: numbers with their protocol, ranked lists, and refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluate import score
+from pipeline.base import tables
+from pipeline.base.build import plain
+from pipeline.base.config import MethodConfig, RunConfig, StageConfig
+from pipeline.base.errors import ScoreError, UserError
+
+STAGE = StageConfig(network="dubbernet_student")
+RUN = RunConfig(
+    method="m",
+    dataset="d",
+    split="0",
+    seed=3,
+    stage="student",
+    companion="none",
+    kind="",
+    bands=0,
+    height=32,
+    width=16,
+    this=STAGE,
+    settings=MethodConfig(stages={"student": STAGE}, companion="none"),
+)
+
+
+def row(name, role, identity, camera, position, kind="person", modality="frames"):
+    vector = position if isinstance(position, list) else [position, 0.0]
+    return {
+        "tracklet": name,
+        "modality": modality,
+        "role": role,
+        "identity": identity,
+        "kind": kind,
+        "camera": camera,
+        "clips": 1,
+        "vector": vector,
+    }
+
+
+SCENE = [
+    row("q1", "query", "a", 0, 0.0),
+    row("q2", "query", "b", 0, 10.0),
+    row("g1", "gallery", "0000", 1, 1.0, "distractor"),
+    row("g2", "gallery", "a", 1, 2.0),
+    row("g3", "gallery", "a", 0, 0.5),  # the query's own camera
+    row("g4", "gallery", "b", 0, 10.5),  # so is this one: q2 has no answer
+    row("j1", "junk", "00-1", 1, 0.1, "junk"),
+]
+
+
+def made(rows=SCENE):
+    return tables.table(rows, tables.EMBEDDINGS)
+
+
+def test_numbers_by_hand():
+    out = score.metrics(made(), {}, RUN, ["market"])
+    found = out["protocols"]["market"]
+    assert (found["gallery"], found["queries"], found["valid"], found["skipped_queries"]) == (4, 2, 1, 1)
+    assert (found["R1"], found["R5"], found["mAP"], found["mINP"], found["ap"]) == (0.0, 1.0, 0.5, 0.5, "hit")
+    assert len(found["cmc"]) == 50 and out["oracle"] is False and out["modality"] == "frames"
+    first = out["ranked"][0]
+    assert (first["query"], first["chosen"], first["first_hit"]) == ("q1", "first", 2)
+    assert [(e["tracklet"], e["match"], e["distance"]) for e in first["gallery"]] == [
+        ("g1", False, 1.0),
+        ("g2", True, 4.0),
+        ("g4", False, 110.25),
+    ]
+    assert [entry["chosen"] for entry in out["ranked"]] == ["first", "worst"]
+
+
+def test_a_number_that_is_not_defined_is_null_not_a_guess():
+    """mars_official averages over all queries, and c has no answer: its AP is undefined, hence the mean, too."""
+    found = score.metrics(made([*SCENE[:6], row("q3", "query", "c", 0, 3.0)]), {}, RUN, ["mars_official"])["protocols"]["mars_official"]
+    assert found["valid"] < found["queries"] and found["mAP"] is None and found["mINP"] is None
+
+
+def test_oracle_is_carried_over():
+    heard = made([{**r, "modality": "frames+audio"} for r in SCENE])
+    assert score.metrics(heard, {"modality": "frames+audio", "oracle": True}, RUN, ["market"])["oracle"] is True
+    with pytest.raises(ScoreError, match="do not say whether it was derived from labels"):
+        score.metrics(heard, {}, RUN, ["market"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "table is empty"),
+        ([*SCENE, row("q1", "query", "a", 0, 0.0, modality="frames+audio")], r"q1 is there 2 times"),
+        ([*SCENE, row("g9", "gallery", "a", 1, [1.0, 2.0, 3.0])], "length 2, 3"),
+        ([*SCENE, row("g9", "gallery", "a", 1, float("nan"))], "gallery: 1 of 5 vectors hold NaN"),
+        ([*SCENE[1:], row("q0", "query", "a", 0, float("inf"))], "queries: 1 of 2 vectors hold NaN or infinity"),
+        (SCENE[2:], "role 'query'"),
+        ([SCENE[1], SCENE[5]], "none of 1 queries has a right answer"),
+    ],
+)
+def test_inputs_that_would_make_a_score_meaningless_are_refused(rows, message):
+    with pytest.raises(ScoreError, match=message):
+        score.metrics(made(rows), {}, RUN, ["market"])
+
+
+def test_embeddings_of_another_run_are_refused():
+    with pytest.raises(ScoreError, match="seed 4"):
+        score.metrics(made(), {"seed": 4}, RUN, ["market"])
+
+
+def test_step_writes_the_same_bytes_whatever_the_order_of_rows(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(plain(RUN)))
+    for name, rows in (("a", SCENE), ("b", SCENE[::-1])):
+        tables.write_rows(tmp_path / f"{name}.parquet", rows, tables.EMBEDDINGS, {"oracle": False})
+        arguments = [tmp_path / f"{name}.json", "--embeddings", tmp_path / f"{name}.parquet", "--config", tmp_path / "config.json"]
+        score.main([*map(str, arguments), "--protocols", "market", "pid_only"])
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert set(json.loads((tmp_path / "a.json").read_text())["protocols"]) == {"market", "pid_only"}
+
+
+def test_step_names_an_unknown_protocol_before_it_reads_anything(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'market'"):
+        score.main([str(tmp_path / "x"), "--embeddings", "none", "--config", "none", "--protocols", "markt"])
+
+
+def test_ranked_lists_agree_with_the_ranks():
+    random = np.random.default_rng(0)
+    rows = [row(f"t{i:03d}", "query" if i < 20 else "gallery", str(i % 6), i // 6 % 3, random.normal(size=4).tolist()) for i in range(120)]
+    out = score.metrics(made(rows), {}, RUN, ["market"])
+    for entry in out["ranked"]:
+        hits = [i for i, cell in enumerate(entry["gallery"], 1) if cell["match"]]
+        assert (hits[0] if hits else None) == (entry["first_hit"] if entry["first_hit"] <= 10 else None)
