@@ -53,8 +53,18 @@ class Data:
     root: Path
     voices_root: Path | None
     generated: bool
-    licence: str
-    voices_licence: str | None
+
+    @property
+    def licence(self) -> str:
+        """Terms of the frames, as the source states them in the provenance of TRACKLETS."""
+        return str(tables.read_meta(self.tracklets).get("licence", "not stated"))
+
+    @property
+    def voices_licence(self) -> str | None:
+        """Terms of the sound, from the provenance of ALIGNMENT; None where no sound is used."""
+        if self.alignment is None:
+            return None
+        return str(tables.read_meta(self.alignment).get("items", {}).get("licence", "not stated"))
 
     @property
     def dubbed(self) -> bool:
@@ -129,8 +139,6 @@ def _data(name: str, entry: Mapping[str, Any]) -> Data:
         Path(entry["root"]),
         maybe("voices_root"),
         bool(entry["generated"]),
-        str(entry["licence"]),
-        entry["voices_licence"],
     )
 
 

@@ -400,6 +400,8 @@ class MethodConfig:
     """Label smoothing of the identity loss."""
     workers: int = 2
     """Loader processes; the order of samples does not depend on it."""
+    threads: int = 0
+    """CPU threads of torch; 0: as many as the job gets. A fixed number gives the same bits whatever the number of cores."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
     checkpoint_epochs: int = 1
@@ -415,7 +417,8 @@ class MethodConfig:
                 )
             if stage.hears:
                 _require(self.companion != "none", f"stages.{name}.hears: the method's companion is 'none'")
-        _require(self.workers >= 0 and self.checkpoint_epochs >= 1, "workers: 0 or more; checkpoint_epochs: 1 or more")
+        _require(self.workers >= 0 and self.threads >= 0, f"workers={self.workers}, threads={self.threads}: 0 or more")
+        _require(self.checkpoint_epochs >= 1, f"checkpoint_epochs={self.checkpoint_epochs}: at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

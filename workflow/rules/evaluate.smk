@@ -18,7 +18,7 @@ rule embed:
         "benchmarks/embed/{method}-{dataset}-{split}-{seed}-{stage}.tsv"
     conda:
         "../../environment.yml"
-    threads: 4
+    threads: lambda wildcards: SETTINGS.methods[wildcards.method].threads or 4
     resources:
         mem_mb=8000,
         runtime=240,
@@ -95,7 +95,7 @@ rule report:
         runtime=30,
     params:
         config=section(SETTINGS.report),
-        code=source_digest("evaluate"),
+        code=source_digest("evaluate", "evaluate/report_page/page.css"),
     shell:
         "python -m evaluate.report {output.html} --markdown {output.markdown} --csv {output.csv} --inputs {input.inputs}"
         " --config {params.config:q} > {log} 2>&1"

@@ -42,7 +42,7 @@ rule fit:
         "benchmarks/fit/{method}-{dataset}-{split}-{seed}-{stage}.tsv"
     conda:
         "../../environment.yml"
-    threads: 8
+    threads: lambda wildcards: SETTINGS.methods[wildcards.method].threads or 8
     resources:
         mem_mb=16000,
         runtime=1440,
