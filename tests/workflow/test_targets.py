@@ -64,7 +64,7 @@ def test_a_wrong_setting_is_one_sentence(tmp_path, setting, sentence):
 def test_a_root_that_is_not_there_is_one_sentence(tmp_path, roots, found):
     (tmp_path / "empty").mkdir()
     roots = roots.replace("EMPTY", str(tmp_path / "empty"))
-    done = snakemake(tmp_path, "--config", f"roots={roots}", "--", "train_student_mars")
+    done = snakemake(tmp_path, "--config", f"roots={roots}", "--", "results/plans/mars.parquet")
     assert done.returncode != 0
     sentence = next(line for line in done.stdout.splitlines() if "roots.mars" in line)
     assert found in sentence and "README" in sentence

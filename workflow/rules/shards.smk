@@ -58,6 +58,8 @@ rule index_shards:
         mem_mb=1000,
         runtime=10,
     params:
-        code=source_digest("shards/index_shards.py", "shards/read.py", "shards/codec.py"),
+        code=source_digest(
+            "shards/index_shards.py", "shards/read.py", "shards/codec.py"
+        ),
     shell:
         "python -m shards.index_shards {output} --tracklets {input.tracklets} {input.twins} > {log} 2>&1"
