@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: run test test-slow lint bench setup lock schema clean
+.PHONY: run test test-slow lint bench setup lock schema docs clean
 
 run: setup  ## Build the demo from raw folders to the report
 	$(BIN)/snakemake --cores all all
@@ -44,6 +44,9 @@ lock: setup  ## Remake requirements*.txt from their direct lists
 		--no-emit-index-url --no-emit-find-links -o requirements.txt requirements-direct.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links -c requirements.txt -o requirements-cluster.txt requirements-cluster-direct.txt
+
+docs: setup  ## Remake the parts of README.md that are made from code
+	$(BIN)/python -m tests.readme
 
 schema: setup  ## Remake workflow/schemas from pipeline/base/config.py
 	$(BIN)/python -m pipeline.make_schema workflow/schemas/config.schema.json

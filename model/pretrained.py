@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.api import Network
 from model.blocks.vit import patch_grid
 from model.dubbernet import DubberNet
 from model.weights import differences, named, opened, require_same
@@ -51,13 +52,15 @@ def resize_positions(position: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([cls, resized.flatten(2).transpose(1, 2)], dim=1)
 
 
-def load_vit(path: str | Path, network: DubberNet) -> None:
+def load_vit(path: str | Path, network: Network) -> None:
     """Fill the backbone of `network` from a ViT of the same width, depth and patch.
 
     Raises:
-        WeightsError: no whole safetensors file; names are missing or unexpected, or shapes differ. `network` is as it was
-            before then.
+        WeightsError: the network is no ViT; no whole safetensors file; names are missing or unexpected, or shapes differ.
+            `network` is as it was before then.
     """
+    if not isinstance(network, DubberNet):
+        raise WeightsError(f"{path}: {type(network).__name__} has no ViT backbone to fill; leave `pretrained` empty for this method")
     own = network.state_dict()
     with opened(path) as file:
         names = {name: our_name(name, last_block=len(network.blocks)) for name in sorted(file.keys()) if not named(name, CLASSIFIERS)}

@@ -21,6 +21,7 @@ import torch
 
 from model import weights
 from model.api import Network
+from model.pretrained import load_vit
 from model.registry import MODELS
 from pipeline.base import cli, tables
 from pipeline.base.build import build, plain
@@ -107,6 +108,8 @@ def load_teacher(path: str | Path, run: RunConfig, facts: Facts) -> Network:
 def make_task(run: RunConfig, facts: Facts, teacher: Network | None, device: torch.device) -> Task:
     """The stage's network in its task, on the device; what the task adds is initialised apart from the network."""
     network = make_network(run, run.this, facts)
+    if run.settings.pretrained:
+        load_vit(run.settings.pretrained, network)
     check_hearing(run, network, teacher)
     torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
@@ -127,6 +130,7 @@ def weights_meta(run: RunConfig, facts: Facts, network: Network, config_digest: 
         "label_derived": bool(heard.get("label_derived", False)),
         "config": config_digest,
         "teacher": teacher_digest,
+        "pretrained": digest_file(run.settings.pretrained) if run.settings.pretrained else "",
     }
 
 
@@ -168,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     device = choose_device()
     teacher = load_teacher(args.teacher, run, facts).to(device) if args.teacher else None
     task = make_task(run, facts, teacher, device)
-    digests = [digest_file(path) if path else "" for path in (args.index, args.split, args.teacher)]
+    digests = [digest_file(path) if path else "" for path in (args.index, args.split, args.teacher, run.settings.pretrained)]
     machine = "cuda" if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
     checkpoints = Checkpoints(args.checkpoints, checkpoint_key(run, *digests), machine, say) if args.checkpoints else None
 

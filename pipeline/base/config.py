@@ -396,6 +396,8 @@ class MethodConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    pretrained: str = ""
+    """safetensors file of a ViT as timm names it that backbones start from; empty: random numbers. Nothing is fetched."""
     smoothing: float = 0.1
     """Label smoothing of the identity loss."""
     workers: int = 2

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
 
 from model import weights
 from pipeline.base.build import plain
@@ -91,6 +92,20 @@ def test_untrained_is_where_the_student_starts(data, teacher, tmp_path):
     other = fit.make_network(run_config("student", seed=1), run.this, FACTS).state_dict()
     assert not torch.equal(other["head.classifier.weight"], start["head.classifier.weight"])  # negative control
     assert [list(line) for line in metrics(tmp_path)] == [["device", "done", "epochs", "stage"]]
+
+
+def test_a_backbone_starts_from_a_vit_file(data, tmp_path):
+    torch.manual_seed(3)
+    vit = VisionTransformer(img_size=32, patch_size=16, embed_dim=16, depth=3, num_heads=2, num_classes=7)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    (tmp_path / "plain").mkdir()
+    started = load_file(train(tmp_path, data, run_config("untrained", pretrained=str(tmp_path / "vit.safetensors"))))
+    random = load_file(train(tmp_path / "plain", data, run_config("untrained")))
+    kernel = "embedding.patches.weight"
+    assert torch.equal(started[kernel], vit.state_dict()["patch_embed.proj.weight"])
+    assert not torch.equal(started[kernel], random[kernel])
+    assert torch.equal(started["head.classifier.weight"], random["head.classifier.weight"])
+    assert weights.read_meta(tmp_path / "model.safetensors")["pretrained"] == digest_file(tmp_path / "vit.safetensors")
 
 
 def process(folder: Path, data: Data, run: RunConfig, *more: str) -> BaseProcess:

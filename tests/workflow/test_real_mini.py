@@ -60,8 +60,8 @@ def test_runs_within_tracklets_need_more_than_these_speakers_have(tmp_path, real
     tracklet_wise = "companions={audio: {alignment: {group_scope: tracklet}}}"
     done = snakemake(tmp_path, "--configfile", REAL, "--config", roots(real_data), tracklet_wise, "--", "allocate_audio_mars")
     assert done.returncode != 0
-    sentence = next(line for line in done.stdout.splitlines() if "unserved" in line)
-    assert "0001" in sentence and "48" in sentence and "reuse: true" in sentence
+    sentence = next(line for line in done.stdout.splitlines() if line.startswith("error:"))
+    assert "1 of 3 identities" in sentence and "0001 needs 48, best has 47" in sentence and "reuse: true" in sentence
     assert "Traceback" not in done.stdout
 
 

@@ -33,6 +33,7 @@ rule fit:
             wildcards.dataset, SETTINGS.methods[wildcards.method].companion
         ),
         split="results/splits/{dataset}/{split}.parquet",
+        pretrained=lambda wildcards: SETTINGS.methods[wildcards.method].pretrained or [],
     output:
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
         metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.jsonl",

@@ -1,0 +1,59 @@
+"""The parts of README.md that are made from code: tables and targets. `make docs` rewrites them, a test finds them stale."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.base.tables import SCHEMAS
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+PLACES = {
+    "tracklets": "`results/tracklets/<dataset>.parquet`",
+    "split": "`results/splits/<dataset>/<split>.parquet`",
+    "items": "`results/items/<collection>.parquet`",
+    "probes": "`results/alignment/<dataset>-<companion>-probes.parquet`",
+    "alignment": "`results/alignment/<dataset>-<companion>.parquet`",
+    "plan": "`results/plans/<dataset>.parquet`",
+    "frames": "`results/features/<dataset>/frames/<shard>.parquet`",
+    "features": "`results/features/<dataset>/<companion>/<shard>.parquet`",
+    "quarantine": "`results/features/<dataset>/frames/<shard>.quarantine.parquet`",
+    "index": "`results/shards/<dataset>-<companion>/index.parquet` (and one twin per tar)",
+    "embeddings": "`results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/embeddings.parquet`",
+}
+
+
+def tables() -> str:
+    """Every table that a run writes: where it lies, what a row is, its columns."""
+    parts = []
+    for name, place in PLACES.items():
+        schema = SCHEMAS[name]
+        rows = [f"| `{c.name}` | {short(str(c.type))}{' or null' if c.nullable else ''} | {c.meaning} |" for c in schema.columns]
+        parts.append(f"**{name}** (version {schema.version}): {place}; one row is {schema.row}.\n\n| column | type | meaning |\n|---|---|---|\n" + "\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def short(kind: str) -> str:
+    """A Parquet type as a reader says it."""
+    if kind == "float":
+        return "float32"
+    kind = kind.replace("element: ", "").replace(" not null", "").replace("large_binary", "bytes").replace("double", "float64")
+    return kind.replace("list<struct<suffix: string, offset: int64, size: int64>>", "list of (suffix, offset, size)").replace("<float>", "<float32>").replace("halffloat", "float16")
+
+
+def targets() -> str:
+    """Every named target with its docstring, as the Snakefile has them."""
+    found = re.findall(r'^rule (\w+):\n    """(.*?)"""', README.with_name("Snakefile").read_text(), re.MULTILINE | re.DOTALL)
+    return "\n".join(["| target | what it makes |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in found)])
+
+
+def rewritten(text: str) -> str:
+    """README with its made parts made again."""
+    for name, part in (("tables", tables()), ("targets", targets())):
+        text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(rewritten(README.read_text()))
