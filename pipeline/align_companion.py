@@ -255,10 +255,10 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
     """The tracklet's own sound, by the frame ranges that ITEMS names (none: the whole tracklet).
 
     A quarantined item is replaced by the nearest usable one of the same tracklet (the earlier of two); a tracklet without
-    any stays without sound and is counted.
+    any stays without sound and is counted, and so are frames that no range covers.
 
     Raises:
-        SourceError: items of an unknown tracklet, or ranges that overlap, leave frames out or go beyond the end.
+        SourceError: items of an unknown tracklet, or ranges that overlap or go beyond the end.
     """
     voices = prober.voices
     lengths = dict(zip(tracklets.column("tracklet").to_pylist(), pc.list_value_length(tracklets.column("frames")).to_pylist(), strict=True))
@@ -266,19 +266,20 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
     if unknown:
         raise SourceError(f"items: {len(unknown)} owners are no tracklet, e.g. '{unknown[0]}'; recorded sound belongs to tracklets")
     ranges: dict[str, list[tuple[int, int, int]]] = {}
+    uncovered = 0
     for tracklet in sorted(voices.clips):
         rows = [(voices.row(clip, "first", "last"), clip) for clip in voices.clips[tracklet]]
         last = lengths[tracklet] - 1
         mine = sorted((0 if r["first"] is None else r["first"], last if r["last"] is None else r["last"], clip) for r, clip in rows)
         expected = 0
         for first, end, _ in mine:
-            if first != expected or not first <= end <= last:
+            if not expected <= first <= end <= last:
                 raise SourceError(
-                    f"items: tracklet {tracklet}: a range {first}..{end} where one from {expected} was expected; ranges must cover 0..{last} once"
+                    f"items: tracklet {tracklet}: a range {first}..{end}; expected one within {expected}..{last}, not overlapping the one before"
                 )
+            uncovered += first - expected
             expected = end + 1
-        if expected != last + 1:
-            raise SourceError(f"items: tracklet {tracklet}: frames {expected}..{last} have no sound; ranges must cover 0..{last} once")
+        uncovered += last + 1 - expected
         ranges[tracklet] = mine
     prober.ask(clip for mine in ranges.values() for _, _, clip in mine)
     out, silent, replaced = [], 0, 0
@@ -289,7 +290,7 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
             nearest = min(good, key=lambda g: (abs(g - k), g))
             replaced += nearest != k
             out.append((Piece(tracklet, first, end), mine[nearest][2]))
-    return out, {"tracklets_without_sound": silent + len(lengths) - len(ranges), "runs_replaced": replaced}
+    return out, {"tracklets_without_sound": silent + len(lengths) - len(ranges), "frames_without_sound": uncovered, "runs_replaced": replaced}
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

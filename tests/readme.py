@@ -30,7 +30,10 @@ def tables() -> str:
     for name, place in PLACES.items():
         schema = SCHEMAS[name]
         rows = [f"| `{c.name}` | {short(str(c.type))}{' or null' if c.nullable else ''} | {c.meaning} |" for c in schema.columns]
-        parts.append(f"**{name}** (version {schema.version}): {place}; one row is {schema.row}.\n\n| column | type | meaning |\n|---|---|---|\n" + "\n".join(rows))
+        parts.append(
+            f"**{name}** (version {schema.version}): {place}; one row is {schema.row}.\n\n| column | type | meaning |\n|---|---|---|\n"
+            + "\n".join(rows)
+        )
     return "\n\n".join(parts)
 
 
@@ -39,7 +42,11 @@ def short(kind: str) -> str:
     if kind == "float":
         return "float32"
     kind = kind.replace("element: ", "").replace(" not null", "").replace("large_binary", "bytes").replace("double", "float64")
-    return kind.replace("list<struct<suffix: string, offset: int64, size: int64>>", "list of (suffix, offset, size)").replace("<float>", "<float32>").replace("halffloat", "float16")
+    return (
+        kind.replace("list<struct<suffix: string, offset: int64, size: int64>>", "list of (suffix, offset, size)")
+        .replace("<float>", "<float32>")
+        .replace("halffloat", "float16")
+    )
 
 
 def targets() -> str:

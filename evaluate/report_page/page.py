@@ -31,7 +31,7 @@ DUBBING = (
     "the label. A network may use it in training. At test time it would give the answer away, so a network that hears label-derived audio "
     "there is marked “oracle”, and such a number is no re-identification accuracy."
 )
-SELECTION = "Every stage is scored after its last epoch; nothing was chosen by looking at test scores."
+SELECTION = "Every stage is scored after its last epoch; no checkpoint was chosen by looking at test scores."
 
 
 def words(inputs: Inputs) -> list[str]:

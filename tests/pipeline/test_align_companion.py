@@ -309,16 +309,25 @@ def test_recorded_sound_that_is_broken_is_replaced_by_its_neighbour(tmp_path):
     assert (meta["tracklets_without_sound"], meta["runs_replaced"], len(probes)) == (1, 1, 4)
 
 
+def test_frames_between_recorded_ranges_are_silent_and_counted(tmp_path):
+    made = tracklets(("t1", "a", 9))
+    items = table([own("t1", 0, 1, 3), own("t1", 1, 5, 6)], ITEMS)
+    for name in ("t1_0", "t1_1"):
+        speak(tmp_path / f"{name}.wav")
+    rows, _, meta = align(made, training(made), items, tmp_path, companion(policy="recorded"), 0, 1)
+    assert heard(rows) == [("t1", 1, 3, "t1_0"), ("t1", 5, 6, "t1_1")]
+    assert meta["frames_without_sound"] == 4  # 0, 4, 7, 8
+
+
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ([(0, 3), (5, 8)], r"5..8 where one from 4"),
-        ([(0, 4), (4, 8)], r"4..8 where one from 5"),
-        ([(0, 7)], r"frames 8..8 have no sound"),
-        ([(0, 9)], r"0..9 where one from 0"),
+        ([(0, 4), (4, 8)], r"4\.\.8; expected one within 5\.\.8"),
+        ([(0, 9)], r"0\.\.9; expected one within 0\.\.8"),
+        ([(3, 2)], r"3\.\.2; expected one within 0\.\.8"),
     ],
 )
-def test_recorded_ranges_must_cover_the_tracklet_once(tmp_path, ranges, message):
+def test_recorded_ranges_do_not_overlap_or_leave_the_tracklet(tmp_path, ranges, message):
     made = tracklets(("t1", "a", 9))
     items = table([own("t1", k, first, last) for k, (first, last) in enumerate(ranges)], ITEMS)
     with pytest.raises(SourceError, match=message):
