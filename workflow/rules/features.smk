@@ -20,7 +20,7 @@ rule encode_frames:
     threads: 2
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=20,
     params:
         root=lambda wildcards: root_of(wildcards.dataset),
         config=lambda wildcards: section(SETTINGS.datasets[wildcards.dataset].frames),
@@ -48,7 +48,7 @@ rule encode_companion:
     threads: 2
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=20,
     params:
         root=lambda wildcards: root_of(items_of(wildcards.dataset, wildcards.companion)),
         config=lambda wildcards: section(

@@ -21,7 +21,7 @@ rule pack_shard:
         "../../environment.yml"
     resources:
         mem_mb=4000,
-        runtime=30,
+        runtime=10,
     params:
         companion=lambda wildcards, input: (
             ""
