@@ -105,27 +105,27 @@ def run_folder(method, dataset, split, seed, stage):
     return f"results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}"
 
 
-def runs(method, dataset, stages, splits=(), seeds=()):
-    """Run folders of a method's stages over splits and seeds; empty: those of the config."""
-    planned = [
-        e for e in SETTINGS.experiments if (e.method, e.dataset) == (method, dataset)
+def runs(method, dataset, stage):
+    """Run folders of one stage: all splits of the data set, all seeds that the experiments name for it (else seed 0)."""
+    named = [
+        e.seeds
+        for e in SETTINGS.experiments
+        if (e.method, e.dataset) == (method, dataset)
     ]
-    seeds = seeds or sorted({seed for e in planned for seed in e.seeds}) or [0]
-    splits = splits or SETTINGS.datasets[dataset].splits
+    seeds = sorted({seed for some in named for seed in some}) or [0]
     return [
         run_folder(method, dataset, split, seed, stage)
-        for stage in stages
-        for split in splits
+        for split in SETTINGS.datasets[dataset].splits
         for seed in seeds
     ]
 
 
 def weights(method, dataset, stage):
-    return [f"{folder}/model.safetensors" for folder in runs(method, dataset, [stage])]
+    return [f"{folder}/model.safetensors" for folder in runs(method, dataset, stage)]
 
 
 def scores(method, dataset, stage):
-    return [f"{folder}/metrics.json" for folder in runs(method, dataset, [stage])]
+    return [f"{folder}/metrics.json" for folder in runs(method, dataset, stage)]
 
 
 def evaluated(experiment):
