@@ -31,7 +31,6 @@ from pipeline.allocation import (
     clips_needed,
     drawn,
     match,
-    permuted,
     runs_by_identity,
     runs_by_tracklet,
     unserved_error,
@@ -203,12 +202,6 @@ def take(prober: Prober, wanted: Mapping[str, int], give_up: bool) -> tuple[dict
             taken[owner] += [clip for clip in some if prober.usable(clip)]
 
 
-def shuffled(runs: Mapping[str, list[Run]], prober: Prober, seed: int) -> tuple[list[int], dict[str, Any]]:
-    """Control: the clips of `id_speaker`, permuted over all runs."""
-    clips, notes = id_speaker(runs, prober)
-    return permuted(clips, seed), notes
-
-
 def random_clip(runs: Mapping[str, list[Run]], prober: Prober, seed: int) -> tuple[list[int], dict[str, Any]]:
     """Control: any usable clip for any run. An unusable one leaves the pool and is drawn again, so only drawn clips are decoded.
 
@@ -290,7 +283,11 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
             nearest = min(good, key=lambda g: (abs(g - k), g))
             replaced += nearest != k
             out.append((Piece(tracklet, first, end), mine[nearest][2]))
-    return out, {"tracklets_without_sound": silent + len(lengths) - len(ranges), "frames_without_sound": uncovered, "runs_replaced": replaced}
+    return out, {
+        "tracklets_without_sound": silent + len(lengths) - len(ranges),
+        "frames_without_sound": uncovered,
+        "runs_replaced": replaced,
+    }
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -320,7 +317,7 @@ def synthetic_rows(runs: Mapping[str, list[Run]], config: CompanionConfig) -> li
 
 POLICIES: dict[str, Callable[[Mapping[str, list[Run]], Prober, int], tuple[list[int], dict[str, Any]]]] = {
     "id_speaker": lambda runs, prober, seed: id_speaker(runs, prober),
-    "shuffled": shuffled,
+    "shuffled": lambda runs, prober, seed: id_speaker(runs, prober),  # the loader permutes the identities in each epoch
     "random_clip": random_clip,
     "single_speaker": lambda runs, prober, seed: single_speaker(runs, prober),
 }
@@ -337,7 +334,7 @@ def align(
         items: ITEMS.
         root: folder that ITEMS.path is relative to.
         config: policy and limits.
-        seed: of the data path; only the policies shuffled, random_clip and noise use it.
+        seed: of the data path; only the policies random_clip and noise use it.
         threads: decoders at work at once; no effect on the result.
 
     Raises:
@@ -382,6 +379,8 @@ def align(
         "group_scope": "tracklet" if synthetic or own else how.group_scope,
         "order": how.order,
         "fit": how.fit,
+        "reuse": how.reuse,
+        "limits": {"min_seconds": config.audio.min_seconds, "silence_dbfs": config.audio.silence_dbfs},
         "unserved": [],
         "kind": config.kind,
         "dubbed": sorted(roles),

@@ -178,11 +178,6 @@ def unserved_error(unserved: Sequence[Unserved], identities: int, speakers: int,
     )
 
 
-def permuted(clips: Sequence[int], seed: int) -> list[int]:
-    """The same clips in a seeded random order (policy 'shuffled'): who hears what no longer follows the identity."""
-    return [clips[i] for i in rng(seed, "align", "shuffled").permutation(len(clips))]
-
-
 def drawn(clips: Sequence[int], count: int, seed: int, *names: str | int) -> list[int]:
     """`count` clips drawn with replacement (policy 'random_clip'), from numbers that only (seed, names) decide."""
     picks = rng(seed, "align", "random_clip", *names).integers(len(clips), size=count)

@@ -124,9 +124,11 @@ def main(argv: list[str] | None = None) -> None:
     pairs = zip(rows.column("tracklet").to_pylist(), rows.column("frames").to_pylist(), strict=True)
     done = list(encode_all(pairs, args.root, config, args.threads))
 
-    # The list of broken frames is complete even where the error below spells out only some.
+    # The log names every broken frame, even where the error below spells out only some.
     broken = list({row["path"]: row for one in done for row in one.broken}.values())  # two tracklets may share a file
     note = {"dataset": dataset, "shard": args.shard}
+    for row in broken:
+        print(f"broken frame: {row['path']}: {row['reason']}: {row['detail']}")
     tables.write_rows(args.quarantine, broken, tables.QUARANTINE, note)
     judge(done, args.root, config, dataset, args.shard)
     meta = {**note, "frames": build.plain(config), "pillow": PIL.__version__, "dropped": len(broken)}

@@ -74,7 +74,7 @@ class TrainLoader:
         labels = {key: row["label"] for key, row in rows.items()}
         self.classes = _classes(rows)
         deaf = [key for key, row in rows.items() if not row["items"]]
-        if hears and deaf:
+        if hears and deaf and store.meta["companion"]["policy"] != "recorded":  # own sound may be missing: counted in ALIGNMENT
             raise TrainError(
                 f"{len(deaf)} of {len(rows)} training tracklets have no {run.kind} ({_some(deaf)}), but stage '{run.stage}' hears it; "
                 "pack shards whose alignment covers this split"
@@ -235,34 +235,40 @@ class _Clips:
         return pictures if len(distinct) == len(indices) else pictures[torch.from_numpy(back)]
 
     def batch(
-        self, frames: Sequence[Tensor], keys: list[str], indices: Sequence[np.ndarray], labels: list[int], cut: np.random.Generator | None
+        self,
+        frames: Sequence[Tensor],
+        keys: list[str],
+        heard: Sequence[tuple[str, np.ndarray]],
+        labels: list[int],
+        cut: np.random.Generator | None,
     ) -> Batch:
-        """Put B clips together: frames `indices`, B arrays [T], of tracklets `keys`.
+        """Put B clips of the tracklets `keys` together.
 
-        `frames` are the pictures of all clips in a row, in parts uint8 [any number, 3, H, W]; `cut` says where long items
-        are cut (None: around their centre).
+        `frames` are the pictures of all clips in a row, in parts uint8 [any number, 3, H, W]; `heard` names for each clip
+        the tracklet and its frames [T] whose sound it hears (usually its own); `cut` says where long items are cut (None:
+        around their centre).
         """
         cameras = [self.rows[key]["camera"] for key in keys]
-        companions = {self.run.kind: self._companion(keys, indices, cut)} if self.hears else {}
+        companions = {self.run.kind: self._companion(heard, cut)} if self.hears else {}
         pictures = join(frames).unflatten(0, (len(keys), -1))
         return Batch(pictures, torch.tensor(labels), torch.tensor(cameras), keys, companions)
 
-    def _companion(self, keys: Sequence[str], indices: Sequence[np.ndarray], cut: np.random.Generator | None) -> Companion:
-        """The items that the drawn frames hear, each distinct name once, in order of first use."""
+    def _companion(self, heard: Sequence[tuple[str, np.ndarray]], cut: np.random.Generator | None) -> Companion:
+        """The items of these frames, each distinct name once, in order of first use."""
         kind = self.run.kind
         place: dict[str, int] = {}
         values: list[np.ndarray] = []
-        align = np.full((len(keys), len(indices[0])), -1, np.int64)
-        for b, (key, drawn) in enumerate(zip(keys, indices, strict=True)):
+        align = np.full((len(heard), len(heard[0][1])), -1, np.int64)
+        for b, (key, drawn) in enumerate(heard):
             item_of_frame = self.store.align(key, kind)
             if item_of_frame is None:
                 continue
-            names, heard = self.store.items(key), item_of_frame[drawn].tolist()
-            new = [item for item in dict.fromkeys(heard) if item >= 0 and names[item] not in place]
+            names, of_clip = self.store.items(key), item_of_frame[drawn].tolist()
+            new = [item for item in dict.fromkeys(of_clip) if item >= 0 and names[item] not in place]
             for item in new:
                 place[names[item]] = len(place)
             values += self.store.companion(key, kind, new)
-            align[b] = [place[names[item]] if item >= 0 else -1 for item in heard]
+            align[b] = [place[names[item]] if item >= 0 else -1 for item in of_clip]
         fitted, lengths = PREPARE[kind](values, self.run.settings.model.audio_frames, self.run.bands, cut)
         return Companion(fitted, lengths, torch.from_numpy(align))
 
@@ -284,6 +290,28 @@ class _Batches(Dataset[Batch | UserError]):
 class _TrainBatches(_Batches):
     def __init__(self, clips: _Clips, batches: Batches) -> None:
         self._clips, self._batches = clips, batches
+        self._policy = clips.store.meta["companion"]["policy"] if clips.hears else ""
+        self._sounding = [key for key, row in clips.rows.items() if row["items"]]
+        self._by_label: dict[int, list[str]] = {}
+        for key in self._sounding:
+            self._by_label.setdefault(clips.rows[key]["label"], []).append(key)
+
+    def _speakers(self, keys: Sequence[str], epoch: int, step: int) -> list[str]:
+        """The tracklet whose sound each clip hears: its own, but for two controls, which must not be learnt by heart.
+
+        shuffled: a tracklet of another identity, by a permutation of the identities that is new in each epoch.
+        random_clip: any tracklet, drawn anew for each clip.
+        """
+        seed = self._clips.run.seed
+        draw = rng(seed, "speaker", epoch, step)
+        if self._policy == "random_clip":
+            return [self._sounding[i] for i in draw.integers(len(self._sounding), size=len(keys))]
+        if self._policy == "shuffled":
+            labels = sorted(self._by_label)
+            other = dict(zip(labels, rng(seed, "shuffle", epoch).permutation(labels).tolist(), strict=True))
+            choices = [self._by_label[other[self._clips.rows[key]["label"]]] for key in keys]
+            return [some[draw.integers(len(some))] for some in choices]
+        return list(keys)
 
     def make(self, at: tuple[int, int]) -> Batch:
         """The batch of (epoch, step)."""
@@ -294,8 +322,14 @@ class _TrainBatches(_Batches):
             draw = rng(run.seed, "draw", *at, slot)
             indices.append(train_indices(self._clips.rows[key]["frames"], run.settings.clip.frames, draw))
             frames.append(augment(self._clips.pictures(key, indices[-1]), run.settings.augment, draw))
-        labels = [self._clips.rows[key]["label"] for key in keys]
-        return self._clips.batch(frames, keys, indices, labels, rng(run.seed, "cut", *at))
+        rows = self._clips.rows
+        labels = [rows[key]["label"] for key in keys]
+        speakers = self._speakers(keys, *at)
+        heard = [
+            (speaker, own if speaker == key else own * rows[speaker]["frames"] // rows[key]["frames"])
+            for key, speaker, own in zip(keys, speakers, indices, strict=True)
+        ]
+        return self._clips.batch(frames, keys, heard, labels, rng(run.seed, "cut", *at))
 
 
 class _DenseBatches(_Batches):
@@ -321,7 +355,7 @@ class _DenseBatches(_Batches):
             frames.append(self._clips.pictures(key, np.concatenate(chunks)))
             keys += [key] * len(chunks)
             indices += chunks
-        return self._clips.batch(frames, keys, indices, [-1] * len(keys), None)
+        return self._clips.batch(frames, keys, list(zip(keys, indices, strict=True)), [-1] * len(keys), None)
 
 
 class _Steps:

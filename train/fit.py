@@ -3,7 +3,7 @@
 In:      config.json (RunConfig), INDEX with its tars, SPLIT, and a teacher's weights where the stage has one.
 Out:     model.safetensors (the network alone) and metrics.jsonl in one folder. Resumes by itself from --checkpoints when
          that folder holds a checkpoint of the same settings, data and teacher; the folder goes when all went well.
-Equal inputs give equal bytes on one kind of device and, on a CPU, with one number of threads.
+Equal inputs give equal weights to the bit on one kind of device and, on a CPU, with one number of threads.
 Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch is what is kept: nothing here sees a test set.
 """
 
@@ -27,7 +27,7 @@ from pipeline.base import cli, tables
 from pipeline.base.build import build, plain
 from pipeline.base.config import RunConfig, StageConfig
 from pipeline.base.errors import ConfigError, TrainError, did_you_mean
-from pipeline.base.files import digest_bytes, digest_file, read_json
+from pipeline.base.files import digest_bytes, digest_code, digest_file, read_json
 from pipeline.base.seeds import seed_for
 from shards.loader import TrainLoader
 from shards.read import Store
@@ -91,6 +91,7 @@ def load_teacher(path: str | Path, run: RunConfig, facts: Facts) -> Network:
         "stage": run.this.teacher,
         "dataset": run.dataset,
         "split": run.split,
+        "seed": run.seed,
         "classes": facts.classes,
         "cameras": facts.cameras,
     }
@@ -135,11 +136,13 @@ def weights_meta(run: RunConfig, facts: Facts, network: Network, config_digest: 
 
 
 def checkpoint_key(run: RunConfig, *digests: str) -> str:
-    """Digest of all that decides the weights: settings (without those that only decide how fast), data, teacher."""
+    """Digest of all that decides the weights: settings (without those that only decide how fast), data, teacher, code."""
     settings = plain(run)
     for harmless in ("workers", "checkpoint_epochs"):
         del settings["settings"][harmless]
-    return digest_bytes(json.dumps([settings, *digests], sort_keys=True).encode())
+    checkout = Path(__file__).parent.parent
+    code = digest_code(*(checkout / folder for folder in ("train", "model", "shards", "pipeline/base/batch.py", "pipeline/base/seeds.py")))
+    return digest_bytes(json.dumps([settings, code, *digests], sort_keys=True).encode())
 
 
 def main(argv: list[str] | None = None) -> None:

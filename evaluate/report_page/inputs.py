@@ -107,7 +107,7 @@ def read_inputs(path: Path) -> Inputs:
 def _run(entry: Mapping[str, Any]) -> Run:
     folder = Path(entry["folder"])
     scores = folder / "metrics.json"
-    metrics = read_json(scores) if scores.exists() else None
+    metrics = read_json(scores) if entry["scored"] else None  # a file left over from other settings is none of this report's
     if metrics is not None and not {"protocols", "ranked", "modality", "oracle"} <= metrics.keys():
         raise ScoreError(f"{scores}: not a metrics.json of evaluate.score; delete it and score again")
     return Run(entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"], _log(folder / "metrics.jsonl"), metrics)

@@ -131,7 +131,12 @@ def read_split(root: Path, config: DatasetConfig, split: str, tracklets: Sequenc
     parts = splits[split]
     roles = {t.tracklet: ROLES[parts[t.tracklet].role][0] if t.tracklet in parts else "unused" for t in tracklets}
     train, test = ({t.identity for t in tracklets if roles[t.tracklet] in wanted} for wanted in (("train",), ("query", "gallery")))
-    return roles, {"identities in both halves": len(train & test)}
+    if both := sorted(train & test):
+        raise SourceError(
+            f"manifest: split '{split}': {len(both)} identities train and are tested ({', '.join(both[:3])}{', ...' * (len(both) > 3)}); "
+            "a score would count persons that the network has learnt by name; give such tracklets the role unused in one half"
+        )
+    return roles, {}
 
 
 def read_items(root: Path, config: DatasetConfig) -> tuple[pa.Table, dict[str, Any]]:

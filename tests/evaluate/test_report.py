@@ -79,7 +79,17 @@ def make(folder: Path, *, identity="0001", generated=True, oracle=False, policy=
             log = [{"epoch": e, "step": e, "steps": 1, "lr": 0.1 / e, "loss": 2.0 / e, "terms": {"identity": 1.0 / e}} for e in (1, 2, 3)]
             lines = [json.dumps(line) for line in [*log, {"done": True}]]
             (here / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-            runs.append({"method": "m", "dataset": "set", "split": split, "seed": 0, "stage": stage, "folder": str(here)})
+            runs.append(
+                {
+                    "method": "m",
+                    "dataset": "set",
+                    "split": split,
+                    "seed": 0,
+                    "stage": stage,
+                    "folder": str(here),
+                    "scored": stage == "student",
+                }
+            )
         entry = {"identity": identity, "camera": 0, "query": "q", "chosen": "first", "ap": 0.5, "first_hit": 2, "right_answers": 1}
         cells = [("d", False), ("g", True)]
         entry["gallery"] = [{"tracklet": n, "identity": identity, "camera": 1, "distance": 1.5, "match": m} for n, m in cells]

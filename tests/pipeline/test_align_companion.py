@@ -236,21 +236,12 @@ def many(tmp_path):
     return made, training(made), voices(tmp_path, w=8, x=7, y=6, z=9), tmp_path
 
 
-def test_shuffled_keeps_the_clips_and_breaks_the_tie_to_identity(many):
+def test_shuffled_packs_what_id_speaker_packs(many):
+    """The control happens at load time, where the identities can be permuted anew in each epoch (tests/shards/test_loader.py)."""
     dubbed, _, _ = align(*many, companion(), 0, 1)
     mixed, _, meta = align(*many, companion(policy="shuffled"), 0, 1)
-    assert sorted(r["item"] for r in mixed) == sorted(r["item"] for r in dubbed)
-    assert heard(mixed) != heard(dubbed)
-    by_identity = defaultdict(set)
-    for row in mixed:
-        by_identity[row["tracklet"][0]].add(row["owner"])
-    assert all(len(owners) > 1 for owners in by_identity.values())
-    assert (
-        heard(align(*many, companion(policy="shuffled"), 0, 1)[0])
-        == heard(mixed)
-        != heard(align(*many, companion(policy="shuffled"), 1, 1)[0])
-    )
-    assert meta["label_derived"]
+    assert mixed == dubbed
+    assert (meta["policy"], meta["label_derived"]) == ("shuffled", True)
 
 
 def test_random_clip_draws_only_usable_clips(many):
@@ -349,14 +340,14 @@ def test_the_step_gives_the_same_bytes_whatever_the_order_and_the_threads(many, 
     write(tmp_path / "t.parquet", made, TRACKLETS)
     write(tmp_path / "s.parquet", splits[0], SPLIT)
     seen = set()
-    for turn, policy in [(0, "shuffled"), (1, "shuffled")]:
+    for turn in (0, 1):
         rows = items.to_pylist()
         random.Random(turn).shuffle(rows)
         write(tmp_path / "i.parquet", pa.Table.from_pylist(rows, ITEMS.arrow), ITEMS, {"table": "made"})
         arguments = [str(tmp_path / f"a{turn}.parquet"), "--probes", str(tmp_path / f"p{turn}.parquet"), "--tracklets"]
         arguments += [str(tmp_path / "t.parquet"), "--splits", str(tmp_path / "s.parquet"), "--items", str(tmp_path / "i.parquet")]
         arguments += ["--root", str(root), "--seed", "3", "--threads", str(turn + 1)]
-        main([*arguments, "--config", json.dumps({"alignment": {"policy": policy}})])
+        main([*arguments, "--config", json.dumps({"alignment": {"policy": "shuffled"}})])
         seen.add((tmp_path / f"a{turn}.parquet").read_bytes() + (tmp_path / f"p{turn}.parquet").read_bytes())
     assert len(seen) == 1
     assert (

@@ -13,7 +13,6 @@ from pipeline.allocation import (
     clips_needed,
     drawn,
     match,
-    permuted,
     runs_by_identity,
     runs_by_tracklet,
     unserved_error,
@@ -140,12 +139,6 @@ def test_runs_of_an_identity_split_where_path_order_is_not_time_order():
 def test_clips_needed(frames, runs, tracklet, identity):
     assert clips_needed(frames, runs, 6, "tracklet") == tracklet
     assert clips_needed(frames, runs, 6, "identity") == identity
-
-
-def test_permuted_keeps_the_clips_and_follows_the_seed():
-    clips = list(range(100, 130))
-    assert sorted(permuted(clips, 3)) == clips
-    assert permuted(clips, 3) == permuted(clips, 3) != permuted(clips, 4)
 
 
 def test_drawn_follows_seed_and_names_and_stays_in_the_pool():

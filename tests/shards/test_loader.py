@@ -241,6 +241,62 @@ def test_training_cuts_long_items_anywhere():
     assert starts == {0, 1, 2, 3, 4}  # 20 frames, 16 are kept
 
 
+def owners_heard(rows, policy, epochs, seed=0):
+    """For each epoch: label -> labels whose sound its clips hear (a clip's number tells its tracklet)."""
+    owner = {int(name.removeprefix("clip")): int(row[1]) for row in rows for name in row[4]}
+    loader = TrainLoader(FakeStore(rows, policy), split(rows), run_config(seed, augment=PLAIN), hears=True, workers=0)
+    found = []
+    for epoch in range(epochs):
+        heard: dict[int, set[int]] = {}
+        for batch in loader.epoch(epoch):
+            sound = batch.companions["audio"]
+            clips = (sound.values[:, 0, 0].long() - 1)[sound.align]  # band 0 says number + 1
+            for label, of_clip in zip(batch.label.tolist(), clips.tolist(), strict=True):
+                heard.setdefault(label, set()).update(owner[clip] for clip in of_clip)
+        found.append(heard)
+    return found
+
+
+def test_shuffled_permutes_the_identities_anew_in_each_epoch():
+    rows = people(identities=6)
+    assert owners_heard(rows, "id_speaker", 2) == [{k: {k} for k in range(6)}] * 2
+    epochs = owners_heard(rows, "shuffled", 8)
+    for heard in epochs:  # within an epoch one voice for each identity, and no voice for two
+        assert all(len(voices) == 1 for voices in heard.values())
+        assert len(set.union(*heard.values())) == 6
+    assert len({tuple(sorted((k, *v) for k, v in heard.items())) for heard in epochs}) > 4
+    assert owners_heard(rows, "shuffled", 2) == epochs[:2]
+    assert owners_heard(rows, "shuffled", 8, seed=1) != epochs
+
+
+def test_random_clip_ties_no_voice_to_an_identity():
+    rows = people(identities=4)
+    heard = owners_heard(rows, "random_clip", 12)
+    for label in range(4):
+        assert len(set.union(*(epoch[label] for epoch in heard))) == 4
+
+
+def test_the_sound_of_a_longer_tracklet_is_heard_from_end_to_end():
+    rows = [("p0t0", "0000", 0, 6, ["clip0"], [0] * 6), ("p1t0", "0001", 0, 12, ["clip1", "clip2"], [0] * 6 + [1] * 6)]
+    loader = TrainLoader(FakeStore(rows, "shuffled"), split(rows), run_config(augment=PLAIN, K=1), hears=True, workers=0)
+    seen = set()
+    for epoch in range(6):
+        for batch in loader.epoch(epoch):
+            sound = batch.companions["audio"]
+            short = batch.tracklet.index("p0t0")
+            seen.add(tuple(((sound.values[:, 0, 0].long() - 1)[sound.align])[short].tolist()))
+    assert seen == {(0,) * 6, (1, 1, 1, 2, 2, 2)}
+
+
+def test_own_sound_may_be_missing_in_training_and_allocated_sound_may_not():
+    rows = people()
+    rows[0] = (*rows[0][:4], [], None)
+    batches = TrainLoader(FakeStore(rows, "recorded"), split(rows), run_config(), hears=True, workers=0).epoch(0)
+    assert any((batch.companions["audio"].align == -1).all(dim=1).any() for batch in batches)
+    with pytest.raises(TrainError, match="have no audio"):
+        TrainLoader(FakeStore(rows), split(rows), run_config(), hears=True, workers=0)
+
+
 def test_frames_without_sound():
     rows = [(*row[:4], row[4][:1], [-1] * 6 + [0] * 6) for row in people()]
     sound = next(TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0).epoch(0)).companions["audio"]

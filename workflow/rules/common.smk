@@ -48,6 +48,13 @@ wildcard_constraints:
     shard=r"\d{5}",
 
 
+LOADER = [
+    f"shards/{name}"
+    for name in ("loader.py", "balance.py", "draw.py", "read.py", "codec.py", "prepare")
+]
+"""Code that turns shards into batches."""
+
+
 def section(value, *names):
     """A settings object as JSON text, whole or only some of its fields: what a step may depend on, and no more."""
     whole = plain(value)
@@ -57,8 +64,19 @@ def section(value, *names):
 
 
 def source_digest(*paths):
-    """Digest of a step's own code, so that a change of code runs it again."""
-    return digest_code(*(Path(workflow.basedir) / path for path in paths))
+    """Digest of a step's code, so that a change of code runs it again: its own, and what decides bytes in `pipeline.base`."""
+    shared = [f"pipeline/base/{name}.py" for name in ("files", "seeds", "tables")]
+    return digest_code(*(Path(workflow.basedir) / path for path in [*shared, *paths]))
+
+
+def probing(companion):
+    """What allocation depends on: not the mel settings, which no clip has to be decoded again for."""
+    whole = plain(SETTINGS.companions[companion])
+    limits = {
+        name: whole["audio"][name]
+        for name in ("min_seconds", "max_seconds", "silence_dbfs")
+    }
+    return json.dumps({**whole, "audio": limits}, sort_keys=True)
 
 
 def root_of(name):
@@ -175,7 +193,10 @@ def resolved_sections(method, dataset, stage):
                 **plain(chosen),
                 "stages": {name: plain(chosen.stages[name]) for name in needed},
             },
-            "dataset": plain(SETTINGS.datasets[dataset]),
+            "dataset": {
+                name: plain(SETTINGS.datasets[dataset])[name]
+                for name in ("source", "splits", "frames")
+            },
             "companion": (
                 None
                 if chosen.companion == "none"
@@ -209,14 +230,16 @@ def teacher_of(wildcards):
 def report_inputs():
     """Where the report finds everything it shows, as JSON text."""
     datasets = {}
-    planned = [
+    planned = [(name, "audio") for name in SETTINGS.prepare]
+    planned += [
         (e.dataset, SETTINGS.methods[e.method].companion) for e in SETTINGS.experiments
     ]
-    for dataset, companion in dict(
-        [*((name, "audio") for name in SETTINGS.prepare), *planned]
-    ).items():
+    for dataset, companion in sorted(
+        set(planned), key=lambda pair: (pair[0], pair[1] == "none", pair[1])
+    ):
+        title = dataset if dataset not in datasets else f"{dataset} with {companion}"
         heard = companion != "none"
-        datasets[dataset] = {
+        datasets[title] = {
             "tracklets": f"results/tracklets/{dataset}.parquet",
             "splits": {
                 split: f"results/splits/{dataset}/{split}.parquet"
@@ -246,6 +269,7 @@ def report_inputs():
             "seed": seed,
             "stage": stage,
             "folder": run_folder(e.method, e.dataset, split, seed, stage),
+            "scored": stage in evaluated(e),
         }
         for e in SETTINGS.experiments
         for split in e.splits or SETTINGS.datasets[e.dataset].splits
@@ -263,15 +287,10 @@ def report_inputs():
 def report_files():
     """Files behind `report_inputs`, so that the report is made after them."""
     inputs = report_inputs()
-    scored = {
-        (e.method, e.dataset, stage)
-        for e in SETTINGS.experiments
-        for stage in evaluated(e)
-    }
     files = []
     for run in inputs["runs"]:
         files += [f"{run['folder']}/metrics.jsonl"]
-        if (run["method"], run["dataset"], run["stage"]) in scored:
+        if run["scored"]:
             files += [f"{run['folder']}/metrics.json"]
     for parts in inputs["datasets"].values():
         files += [

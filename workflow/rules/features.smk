@@ -55,7 +55,11 @@ rule encode_companion:
             SETTINGS.companions[wildcards.companion], "kind", "audio"
         ),
         seed=SETTINGS.seed,
-        code=source_digest("pipeline/encode_companion.py", "pipeline/features/audio.py"),
+        code=source_digest(
+            "pipeline/encode_companion.py",
+            "pipeline/features/__init__.py",
+            "pipeline/features/audio.py",
+        ),
     shell:
         "python -m pipeline.encode_companion {output} --alignment {input.alignment} --plan {input.plan} --shard {wildcards.shard}"
         " --root={params.root:q} --config {params.config:q} --seed {params.seed} --threads {threads} > {log} 2>&1"

@@ -131,8 +131,7 @@ rule align_companion:
         runtime=60,
     params:
         root=lambda wildcards: root_of(items_of(wildcards.dataset, wildcards.companion)),
-        name=lambda wildcards: wildcards.companion,
-        config=lambda wildcards: section(SETTINGS.companions[wildcards.companion]),
+        config=lambda wildcards: probing(wildcards.companion),
         seed=SETTINGS.seed,
         code=source_digest(
             "pipeline/align_companion.py",

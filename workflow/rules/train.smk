@@ -54,7 +54,7 @@ rule fit:
         teacher=lambda wildcards, input: (
             f"--teacher {input.teacher}" if "teacher" in input.keys() else ""
         ),
-        code=source_digest("train", "model", "shards"),
+        code=source_digest("train", "model", *LOADER, "pipeline/base/batch.py"),
     shell:
         "python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.teacher}"
         " --checkpoints {params.checkpoints} --threads {threads} 2>&1 | tee {log}"

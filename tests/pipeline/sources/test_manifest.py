@@ -59,10 +59,11 @@ def test_a_json_table_says_the_same(tmp_path):
         manifest.read_tracklets(tmp_path, CONFIG)
 
 
-def test_identities_in_both_halves_are_counted(tmp_path):
+def test_identities_in_both_halves_are_refused(tmp_path):
     tree(tmp_path, TABLE + "a,train,p2,9,t4,t1/1.jpg\n")
     tracklets, _ = manifest.read_tracklets(tmp_path, CONFIG)
-    assert manifest.read_split(tmp_path, CONFIG, "a", tracklets)[1] == {"identities in both halves": 1}
+    with pytest.raises(SourceError, match="split 'a': 1 identities train and are tested"):
+        manifest.read_split(tmp_path, CONFIG, "a", tracklets)
 
 
 @pytest.mark.parametrize(

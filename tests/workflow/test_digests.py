@@ -1,0 +1,78 @@
+"""A rule runs again when code behind its step changes: its digest covers every module of ours that the step imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.test_imports import PACKAGES, imports
+
+ALWAYS = {"pipeline/base/files.py", "pipeline/base/seeds.py", "pipeline/base/tables.py"}
+"""What `source_digest` adds to every rule."""
+
+WORDS_ONLY = {f"pipeline/base/{name}.py" for name in ("batch", "build", "cli", "config", "errors")}
+"""Settings reach a step as values in its params; the rest decides messages, not bytes."""
+
+
+def file_of(repository: Path, name: str) -> str | None:
+    """Repository path of the module that an import names (`package.module` or `package.module.name`)."""
+    for candidate in (name, name.rpartition(".")[0]):
+        path = candidate.replace(".", "/")
+        if candidate and (repository / f"{path}.py").is_file():
+            return f"{path}.py"
+    return None
+
+
+def closure(repository: Path, module: str) -> set[str]:
+    """Files of ours that running a module imports, itself included, and what a package's `__init__` brings where a name is taken from it."""
+    found: set[str] = set()
+    todo = [module.replace(".", "/") + ".py"]
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found.add(path)
+        names = [name for name in imports(ast.parse((repository / path).read_text())) if name.split(".")[0] in PACKAGES]
+        packages = {name.rpartition(".")[0] for name in names if file_of(repository, name) is None}
+        inits = [repository / package.replace(".", "/") / "__init__.py" for package in sorted(packages)]
+        names += [
+            name for init in inits if init.is_file() for name in imports(ast.parse(init.read_text())) if name.split(".")[0] in PACKAGES
+        ]
+        todo += [file for name in names if (file := file_of(repository, name))]
+    return found
+
+
+def rules(repository: Path) -> dict[str, tuple[str, list[str]]]:
+    """Rule -> (module that it runs, what its digest covers)."""
+    loader = re.search(r"LOADER = (\[.*?\])\n\"\"\"", (repository / "workflow/rules/common.smk").read_text(), re.DOTALL)
+    assert loader
+    names = [f"shards/{name}" for name in re.findall(r'"([\w.]+)"', loader[1]) if name != "shards/{name}"]
+    found = {}
+    for file in sorted((repository / "workflow/rules").glob("*.smk")):
+        for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", file.read_text(), re.MULTILINE | re.DOTALL):
+            module, digest = re.search(r"python -m ([\w.]+)", text), re.search(r"source_digest\((.*?)\)", text, re.DOTALL)
+            if module and digest:
+                found[name] = (module[1], re.findall(r'"([\w/.]+)"', digest[1]) + names * ("*LOADER" in digest[1]))
+    return found
+
+
+def uncovered(repository: Path, module: str, digest: list[str]) -> set[str]:
+    needed = closure(repository, module) - ALWAYS - WORDS_ONLY
+    return {path for path in needed if not any(path == part or path.startswith(part + "/") for part in digest)}
+
+
+def test_every_rule_is_looked_at(repository):
+    assert len(rules(repository)) >= 14
+
+
+@pytest.mark.parametrize("rule", sorted(rules(Path(__file__).resolve().parents[2])))
+def test_a_rules_digest_covers_its_step(repository, rule):
+    assert uncovered(repository, *rules(repository)[rule]) == set()
+
+
+def test_a_missing_module_is_found(repository):
+    module, digest = rules(repository)["pack_shard"]
+    assert uncovered(repository, module, [part for part in digest if part != "shards/codec.py"]) == {"shards/codec.py"}
