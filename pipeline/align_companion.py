@@ -159,6 +159,9 @@ def id_speaker(runs: Mapping[str, list[Run]], prober: Prober) -> tuple[list[int]
         matching = match(needs, speakers, config.order, config.fit, config.reuse)
         if matching.unserved:
             bad = sum(bool(probe.reason) for probe in prober.seen.values())
+            for clip, probe in prober.seen.items():
+                if probe.reason:
+                    print(f"unusable clip: {voices.row(clip, 'path')['path']}: {probe.reason}: {probe.detail}")
             print(f"align_companion: unserved: {'; '.join(map(str, matching.unserved))}", flush=True)
             raise unserved_error(matching.unserved, len(needs), sum(count > 0 for count in counts.values()), bad, config)
         wanted = {owner: min(needs[who], counts[owner]) for who, owner in matching.owners.items()}
@@ -283,6 +286,14 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
             nearest = min(good, key=lambda g: (abs(g - k), g))
             replaced += nearest != k
             out.append((Piece(tracklet, first, end), mine[nearest][2]))
+    if not out:
+        bad = [f"{voices.row(clip, 'path')['path']} ({probe.reason})" for clip, probe in prober.seen.items() if probe.reason]
+        found = (
+            f"none of {len(bad)} recordings can be used: {', '.join(bad[:3])}{', ...' * (len(bad) > 3)}"
+            if bad
+            else "no tracklet names a recording"
+        )
+        raise SourceError(f"items: {found}; give the sound of the tracklets, or train without a companion")
     return out, {
         "tracklets_without_sound": silent + len(lengths) - len(ranges),
         "frames_without_sound": uncovered,

@@ -8,13 +8,13 @@ Source:  the grammar in pipeline/sources/<source>.py. Ours: a label is the rank 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
 from pipeline.base import cli, tables
 from pipeline.base.config import DatasetConfig
-from pipeline.base.errors import TableError
+from pipeline.base.errors import SourceError, TableError
 from pipeline.sources import SOURCES, listing
 from pipeline.sources.listing import Tracklet
 
@@ -29,6 +29,24 @@ def labels(identities: Mapping[str, str], roles: Mapping[str, str]) -> dict[str,
     training = sorted({identities[tracklet] for tracklet, role in roles.items() if role == "train"})
     rank = {identity: label for label, identity in enumerate(training)}
     return {tracklet: rank[identities[tracklet]] if role == "train" else -1 for tracklet, role in roles.items()}
+
+
+def check_halves(dataset: str, split: str, tracklets: Iterable[Tracklet], roles: Mapping[str, str]) -> None:
+    """Nobody may both train and be tested.
+
+    Raises:
+        SourceError: names the first persons who do.
+    """
+    trains, tested = set(), set()
+    for row in tracklets:
+        if row.kind == "person":
+            trains |= {row.identity} if roles[row.tracklet] == "train" else set()
+            tested |= {row.identity} if roles[row.tracklet] in ("query", "gallery") else set()
+    if both := sorted(trains & tested):
+        raise SourceError(
+            f"{dataset}: split '{split}': {len(both)} identities both train and are tested ({', '.join(both[:3])}{', ...' * (len(both) > 3)}); a "
+            "score would count persons that the network has learnt by name; take them out of one half (role unused in a table of your own)"
+        )
 
 
 def records(table: pa.Table) -> list[Tracklet]:
@@ -57,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         raise TableError(f"{args.tracklets}: holds tracklets of source '{found}', expected '{config.source}'; run read_tracklets again")
     tracklets = records(tables.read(args.tracklets, tables.TRACKLETS))
     roles, notes = source.read_split(root, config, args.split, tracklets)
+    check_halves(args.dataset, args.split, tracklets, roles)
     label = labels({t.tracklet: t.identity for t in tracklets}, roles)
     meta = {
         "dataset": args.dataset,

@@ -15,6 +15,12 @@ from pipeline.base.errors import ConfigError, did_you_mean
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Names of data sets, voices, companions, methods, stages: they become parts of paths, split at '-'."""
 
+Protocol = Literal["market", "mars_torchreid", "mars_official", "two_camera", "pid_only"]
+"""Names of evaluate/protocols.py, here so that a misspelt one is found before anything is trained."""
+
+Network = Literal["dubbernet_teacher", "dubbernet_student", "dubbernet_visual"]
+"""Names of model/registry.py, for the same reason."""
+
 SPLIT_NAME = re.compile(r"[a-z0-9_]+")
 
 
@@ -151,7 +157,7 @@ class DatasetConfig:
     shards: int = 8
     """Number of shards, which is the number of jobs per stage; aim at ten minutes of work each."""
     frames: FramesConfig = field(default_factory=FramesConfig)
-    protocols: tuple[str, ...] = ("market",)
+    protocols: tuple[Protocol, ...] = ("market",)
     """Retrieval protocols to score (evaluate/protocols.py); the first is the headline."""
 
     def __post_init__(self) -> None:
@@ -360,7 +366,7 @@ class DistillConfig:
 class StageConfig:
     """One training of one network. Stages of a method may build on each other (`teacher`)."""
 
-    network: str
+    network: Network
     """Name in MODELS (model/registry.py)."""
     task: Literal["identify", "distill"] = "identify"
     epochs: int = 120
@@ -513,6 +519,11 @@ class Settings:
                     f"{where}.splits: '{split}' is not in datasets.{experiment.dataset}.splits",
                 )
             _require(len(experiment.seeds) > 0, f"{where}.seeds: name at least one")
+        for name in self.roots:
+            _require(
+                name in self.datasets or name in self.voices,
+                f"roots.{name}: no data set and no collection of voices has this name{did_you_mean(name, [*self.datasets, *self.voices])}",
+            )
         for name in self.prepare:
             _require(name in self.datasets, f"prepare: '{name}' is no data set{did_you_mean(name, self.datasets)}")
 

@@ -316,7 +316,8 @@ def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | 
     note = _note(file.schema_arrow.metadata)
     if note.get("schema") != schema.name or note.get("version") != schema.version:
         raise TableError(
-            f"{path}: found {note.get('schema', 'no')} table, version {note.get('version', '-')}; expected '{schema.name}', version {schema.version}; delete it and run again"
+            f"{path}: found {note.get('schema', 'no')} table, version {note.get('version', '-')}; expected '{schema.name}', version {schema.version}"
+            + ("; delete it and run again" if note.get("schema") == schema.name else "; give another file")
         )
     try:
         made = file.read(columns=list(columns) if columns is not None else None)

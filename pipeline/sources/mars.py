@@ -129,7 +129,10 @@ def scan(root: Path, half: str) -> list[Tracklet]:
 
 def group(names: Sequence[str], half: str, folder: str) -> list[Tracklet]:
     """Put the file names of one person's folder together by camera and tracklet, frames by their number."""
-    parsed = [(parse_frame(name), name) for name in names]
+    try:
+        parsed = [(parse_frame(name), name) for name in names]
+    except SourceError as error:
+        raise SourceError(f"{error} (in {half}/{folder})") from None
     parsed.sort()
     for part, name in parsed:
         if part.identity != folder:

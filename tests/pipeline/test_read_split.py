@@ -6,7 +6,8 @@ import pytest
 
 from pipeline import read_split, read_tracklets
 from pipeline.base import tables
-from pipeline.base.errors import TableError
+from pipeline.base.errors import SourceError, TableError
+from pipeline.sources.listing import Tracklet
 from tests.pipeline.sources import trees
 
 
@@ -25,6 +26,15 @@ def test_labels_are_ranks_of_sorted_training_identities():
     expected = {"t1": 1, "t2": 0, "t3": 1, "t4": 2, "t5": -1}
     assert read_split.labels(identities, roles) == expected
     assert read_split.labels(identities, dict(reversed(roles.items()))) == expected
+
+
+def test_nobody_trains_and_is_tested():
+    rows = [Tracklet(f"t{i}", identity, "person", 0, ("f",)) for i, identity in enumerate("aabb")]
+    roles = {"t0": "train", "t1": "train", "t2": "query", "t3": "gallery"}
+    read_split.check_halves("x", "0", rows, roles)
+    with pytest.raises(SourceError, match=r"split '0': 1 identities both train and are tested \(a\)"):
+        read_split.check_halves("x", "0", rows, {**roles, "t1": "gallery"})
+    read_split.check_halves("x", "0", rows, {**roles, "t1": "unused"})
 
 
 def test_mars(tmp_path):

@@ -64,7 +64,7 @@ def test_without_companion(tmp_path):
         ),
         (
             {},
-            {"method": {"stages": {"student": {"network": "n", "task": "distill", "teacher": "master"}}}},
+            {"method": {"stages": {"student": {"network": "dubbernet_student", "task": "distill", "teacher": "master"}}}},
             "teacher='master': no such stage",
         ),
     ],

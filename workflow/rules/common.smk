@@ -80,13 +80,33 @@ def probing(companion):
 
 
 def root_of(name):
-    return SETTINGS.roots.get(name, "")
+    return (
+        str(Path(SETTINGS.roots[name]).expanduser()) if SETTINGS.roots.get(name) else ""
+    )
+
+
+LISTS = {
+    "mars": ["info/*.mat"],
+    "ilidsvid": ["train-test people splits/*.mat", "splits.json"],
+    "prid2011": ["splits_prid2011.json"],
+    "manifest": ["tracklets.csv", "tracklets.jsonl"],
+    "common_voice": ["clip_durations.tsv", "times.txt"],
+}
+"""Files of a source that say what it holds: when one of them changes, the manifests are read again."""
 
 
 def made_first(name):
-    """What has to exist before roots.<name> can be read: the stamp of the generator, or nothing of ours."""
+    """What roots.<name> is read from: the stamp of the generator, or the lists that the source has there."""
     entry = SETTINGS.datasets.get(name) or SETTINGS.voices[name]
-    return "results/demo/demo.json" if entry.generated else []
+    if entry.generated:
+        return "results/demo/demo.json"
+    patterns = LISTS[entry.source] + ([entry.table] if name in SETTINGS.voices else [])
+    root = root_of(name)
+    return (
+        [str(path) for pattern in patterns for path in sorted(Path(root).glob(pattern))]
+        if root
+        else []
+    )
 
 
 def items_of(dataset, companion):
@@ -182,7 +202,7 @@ def versions():
 
 def resolved_sections(method, dataset, stage):
     """What one training depends on, as JSON text: the method with this stage and its teachers only, its data set, its companion."""
-    chosen = SETTINGS.methods[method]
+    chosen, frames = SETTINGS.methods[method], SETTINGS.datasets[dataset].frames
     needed, name = [], stage
     while name:
         needed.append(name)
@@ -194,8 +214,9 @@ def resolved_sections(method, dataset, stage):
                 "stages": {name: plain(chosen.stages[name]) for name in needed},
             },
             "dataset": {
-                name: plain(SETTINGS.datasets[dataset])[name]
-                for name in ("source", "splits", "frames")
+                "source": SETTINGS.datasets[dataset].source,
+                "splits": SETTINGS.datasets[dataset].splits,
+                "frames": {"height": frames.height, "width": frames.width},
             },
             "companion": (
                 None

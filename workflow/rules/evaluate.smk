@@ -24,7 +24,9 @@ rule embed:
         runtime=240,
         gpu=1,
     params:
-        code=source_digest("evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py"),
+        code=source_digest(
+            "evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py"
+        ),
     shell:
         "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
         " --split {input.split} --threads {threads} > {log} 2>&1"
