@@ -153,12 +153,14 @@ def embed(run: RunConfig, weights: str, store: Store, split: pa.Table, batch_fra
     loader = DenseLoader(store, split, ROLES, run, network.hears, workers, batch_frames)
     vectors = tracklet_vectors(network, loader, device)
     modality = f"frames+{network.kind}" if network.hears else "frames"
+    sounding = {row["key"] for row in store.table.select(["key", "items"]).to_pylist() if row["items"]}
     meta = {
         **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
         "network": run.this.network,
         "modality": modality,
         "oracle": bool(network.hears and companion["oracle"]),
         "policy": companion["policy"] if network.hears else None,
+        "heard": sum(name in sounding for name in vectors.tracklet) if network.hears else None,
         "feature": "mean over clips of the feature after the BNNeck, float32, not normalised",
         "classes": trained["classes"],
         "cameras": trained["cameras"],

@@ -149,6 +149,7 @@ def metrics(embeddings: pa.Table, meta: dict[str, Any], run: RunConfig, protocol
         **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
         "modality": modality,
         "oracle": bool(meta.get("oracle", False)),
+        "heard": None if meta.get("heard") is None else {"tracklets": embeddings.num_rows, "with_sound": meta["heard"]},
         "feature": {"dim": subjects.vector.shape[1], "normalised": False, "distance": "squared euclidean"},
         **scores(subjects, protocols),
     }

@@ -119,7 +119,7 @@ def _row(runs: Sequence[Run], protocol: str) -> ScoreRow:
         protocol=protocol,
         description=found[0]["description"],
         gallery_definition=found[0]["gallery_definition"],
-        modality=_same([m["modality"] for m in metrics], where, "modality"),
+        modality=_same([_seen(m) for m in metrics], where, "modality"),
         oracle=any(m["oracle"] for m in metrics),
         ap=_same([f["ap"] for f in found], where, "AP definition"),
         averaged_over=_same([f["averaged_over"] for f in found], where, "average"),
@@ -132,6 +132,14 @@ def _row(runs: Sequence[Run], protocol: str) -> ScoreRow:
         values={name: _mean([f[name] for f in found]) for name in METRICS},
         cmc=tuple(statistics.fmean(column) for column in zip(*(f["cmc"] for f in found), strict=True)),
     )
+
+
+def _seen(metrics: dict[str, Any]) -> str:
+    """What the network saw; where sound is missing for some tracklets, for how many it was there."""
+    heard = metrics.get("heard")
+    if not heard or heard["with_sound"] == heard["tracklets"]:
+        return str(metrics["modality"])
+    return f"{metrics['modality']}, sound for {heard['with_sound']} of {heard['tracklets']} tracklets"
 
 
 def _same(values: Sequence[str], where: str, what: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import TableError
@@ -280,9 +281,13 @@ def check(made: pa.Table, schema: Schema, where: str = "") -> pa.Table:
         if not column.nullable and made.column(column.name).null_count:
             raise TableError(f"{where}: column {column.name} has {made.column(column.name).null_count} empty cells, none allowed")
     if schema.key and made.num_rows:
-        distinct = made.select(list(schema.key)).group_by(list(schema.key)).aggregate([]).num_rows
-        if distinct != made.num_rows:
-            raise TableError(f"{where}: {made.num_rows - distinct} rows repeat the key ({', '.join(schema.key)}), which must be unique")
+        counted = made.select(list(schema.key)).group_by(list(schema.key)).aggregate([([], "count_all")])
+        if counted.num_rows != made.num_rows:
+            twice = counted.filter(pc.greater(counted.column("count_all"), 1)).sort_by(schema.key[0]).to_pylist()[0]
+            raise TableError(
+                f"{where}: {made.num_rows - counted.num_rows} rows repeat the key ({', '.join(schema.key)}), which must be unique; first: "
+                f"{', '.join(str(twice[name]) for name in schema.key)}"
+            )
     return pa.Table.from_arrays([made.column(c.name) for c in schema.columns], schema=schema.arrow)
 
 

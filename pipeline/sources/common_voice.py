@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LICENCE = "CC0-1.0; do not try to find out who a speaker is, do not pass copies on; terms: Mozilla Data Collective"
 DESCRIBED = f"{listing.OWN_DATA} (official: 'Common Voice Scripted Speech' at the Mozilla Data Collective)"
-EXPECTED = "the folder of one language, with clips/ and the table that voices.<name>.table names (train.tsv unless set)"
+EXPECTED = "the folder of one language, with clips/ and, beside it, the table that voices.<name>.table names (train.tsv unless set)"
 
 SALT = b"dubtrack speaker "
 """Put before `client_id`: our hashes cannot be matched with plain hashes of the same names made elsewhere."""

@@ -108,6 +108,11 @@ def _what_is_wrong(root: str, place: Place, config: Any) -> str:
     if not names:
         return "an empty folder"
     if not place.holds(Path(root), config):
+        table = getattr(config, "table", "")
+        if table and not (Path(root) / table).is_file():
+            return f"no {table} in the folder, which holds {', '.join(names[:4])}" + (
+                f" and {len(names) - 4} more" if len(names) > 4 else ""
+            )
         return f"a folder that holds {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return ""
 

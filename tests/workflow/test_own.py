@@ -10,7 +10,7 @@ import soundfile
 from PIL import Image
 
 from pipeline.base.tables import read_meta
-from tests.workflow.conftest import snakemake
+from tests.workflow.conftest import jobs, snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,8 @@ def own(tmp_path_factory):
             for frame in range(4):
                 picture = np.clip(draw.normal(60 * person + 30, 20, (64, 32, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(picture).save(root / name / f"{frame}.png")
-                rows.append(f"main,{role},person {person},{camera},{name},{name}/{frame}.png,{name}.wav")
+                sound_file = "" if name == "p3_hall" else f"{name}.wav"  # one gallery tracklet is silent
+                rows.append(f"main,{role},person {person},{camera},{name},{name}/{frame}.png,{sound_file}")
     (root / "tracklets.csv").write_text("\n".join(rows) + "\n")
     return root
 
@@ -60,7 +61,7 @@ def settings(own, tmp_path_factory):
     return str(file)
 
 
-def test_frames_alone(settings, tmp_path):
+def test_frames_alone_and_an_edited_table_is_read_again(own, settings, tmp_path):
     done = snakemake(tmp_path, "--configfile", settings, "--", "evaluate_visual_own")
     assert done.returncode == 0, done.stdout[-4000:]
     metrics = json.loads((tmp_path / "results/runs/visual/own-main/seed0/student/metrics.json").read_text())
@@ -68,6 +69,16 @@ def test_frames_alone(settings, tmp_path):
     assert metrics["modality"] == "frames" and not metrics["oracle"]
     assert read_meta(tmp_path / "results/shards/own-none/index.parquet")["companion"] is None
     assert not (tmp_path / "results/items").exists()
+
+    table = own / "tracklets.csv"
+    before = table.read_text()
+    assert "Nothing to be done" in snakemake(tmp_path, "--configfile", settings, "--", "evaluate_visual_own").stdout
+    try:
+        table.write_text(before.replace("main,gallery,person 3", "main,unused,person 3"))
+        again = jobs(snakemake(tmp_path, "--dry-run", "--configfile", settings, "--", "evaluate_visual_own").stdout)
+    finally:
+        table.write_text(before)
+    assert {"read_tracklets", "read_split"} <= set(again)
 
 
 def test_with_sound_of_their_own_the_teacher_too_is_scored_and_is_no_oracle(settings, tmp_path):
@@ -79,4 +90,5 @@ def test_with_sound_of_their_own_the_teacher_too_is_scored_and_is_no_oracle(sett
     }
     assert (stages["teacher"]["modality"], stages["student"]["modality"]) == ("frames+audio", "frames")
     assert not stages["teacher"]["oracle"]
+    assert stages["teacher"]["heard"] == {"tracklets": 4, "with_sound": 3} and stages["student"]["heard"] is None
     assert read_meta(tmp_path / "results/alignment/own-own_audio.parquet")["label_derived"] is False

@@ -46,7 +46,10 @@ def test_a_table_without_key_keeps_its_order(tmp_path):
         (pa.table({"tracklet": ["a"], "role": ["train"]}), "split: column label missing; a 'split' table has tracklet, role, label"),
         (pa.table({"tracklet": ["a"], "role": ["train"], "label": [1]}), "column label is int64, expected int32"),
         (pa.table({"tracklet": ["a"], "role": [None], "label": [1]}, schema=SPLIT.arrow), "column role has 1 empty cells"),
-        (pa.table({"tracklet": ["a"] * 3, "role": ["x"] * 3, "label": [1] * 3}, schema=SPLIT.arrow), "2 rows repeat the key"),
+        (
+            pa.table({"tracklet": ["a"] * 3, "role": ["x"] * 3, "label": [1] * 3}, schema=SPLIT.arrow),
+            r"2 rows repeat the key \(tracklet\), which must be unique; first: a",
+        ),
     ],
 )
 def test_check_refuses(made, message):

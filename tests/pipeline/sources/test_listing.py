@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from pipeline.base.config import VoicesConfig
 from pipeline.base.errors import SourceError
 from pipeline.sources import SOURCES, common_voice, ilidsvid, listing, mars, prid2011
 from pipeline.sources.listing import Tracklet
@@ -32,6 +33,13 @@ def test_a_wrong_root_is_one_sentence_with_the_config_key(tmp_path, source, make
     text = str(error.value)
     assert f"roots.my_set='{root}'" in text and found in text
     assert SOURCES[source].EXPECTED in text and "section 'Your own data'" in text and "\n" not in text
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path):
+    trees.touch(tmp_path, ["clips/a.mp3", "train.tsv"])
+    with pytest.raises(SourceError, match="found no other.tsv in the folder, which holds clips, train.tsv; expected"):
+        listing.open_root("voices", str(tmp_path), common_voice, VoicesConfig(table="other.tsv"))
+    assert listing.open_root("voices", str(tmp_path), common_voice, VoicesConfig()) == tmp_path
 
 
 def test_a_right_root_is_a_path(tmp_path):
