@@ -37,7 +37,7 @@ def test_a_wrong_root_is_one_sentence_with_the_config_key(tmp_path, source, make
 
 def test_a_table_that_is_not_there_is_named(tmp_path):
     trees.touch(tmp_path, ["clips/a.mp3", "train.tsv"])
-    with pytest.raises(SourceError, match="found no other.tsv in the folder, which holds clips, train.tsv; expected"):
+    with pytest.raises(SourceError, match=r"found no other\.tsv in the folder, which holds clips, train\.tsv; expected"):
         listing.open_root("voices", str(tmp_path), common_voice, VoicesConfig(table="other.tsv"))
     assert listing.open_root("voices", str(tmp_path), common_voice, VoicesConfig()) == tmp_path
 
