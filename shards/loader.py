@@ -299,7 +299,7 @@ class _TrainBatches(_Batches):
     def _speakers(self, keys: Sequence[str], epoch: int, step: int) -> list[str]:
         """The tracklet whose sound each clip hears: its own, but for two controls, which must not be learnt by heart.
 
-        shuffled: a tracklet of another identity, by a permutation of the identities that is new in each epoch.
+        shuffled: a tracklet of the identity that a permutation, new in each epoch, puts in the place of its own.
         random_clip: any tracklet, drawn anew for each clip.
         """
         seed = self._clips.run.seed

@@ -21,6 +21,16 @@ Protocol = Literal["market", "mars_torchreid", "mars_official", "two_camera", "p
 Network = Literal["dubbernet_teacher", "dubbernet_student", "dubbernet_visual"]
 """Names of model/registry.py, for the same reason."""
 
+SOURCE_LISTS = {
+    "mars": ("info/tracks_train_info.mat", "info/tracks_test_info.mat", "info/query_IDX.mat"),
+    "ilidsvid": ("train-test people splits/train_test_splits_ilidsvid.mat", "splits.json"),
+    "prid2011": ("splits_prid2011.json", "../splits_prid2011.json", "prid_2011/splits_prid2011.json"),
+    "manifest": ("tracklets.csv", "tracklets.jsonl"),
+    "common_voice": ("clip_durations.tsv", "times.txt"),
+}
+"""Files, relative to the root (of voices: beside their table), that say what a source holds. Where they are there, they are
+inputs of the steps that read it: an edited list is read again. The grammars know what is in them (a test compares)."""
+
 SPLIT_NAME = re.compile(r"[a-z0-9_]+")
 
 

@@ -52,7 +52,6 @@ class Schema:
 
 S, I16, I32, I64, F32, F64, B = pa.string(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_()
 
-KINDS = ("person", "distractor", "junk")
 ROLES = ("train", "query", "gallery", "junk", "trial", "unused")
 
 TRACKLETS = Schema(

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(workflow.basedir))
 
 from pipeline.base.build import build, merge, plain
-from pipeline.base.config import Settings
+from pipeline.base.config import SOURCE_LISTS, Settings
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_code
 
@@ -85,28 +85,18 @@ def root_of(name):
     )
 
 
-LISTS = {
-    "mars": ["info/*.mat"],
-    "ilidsvid": ["train-test people splits/*.mat", "splits.json"],
-    "prid2011": ["splits_prid2011.json"],
-    "manifest": ["tracklets.csv", "tracklets.jsonl"],
-    "common_voice": ["clip_durations.tsv", "times.txt"],
-}
-"""Files of a source that say what it holds: when one of them changes, the manifests are read again."""
-
-
-def made_first(name):
+def read_from(name):
     """What roots.<name> is read from: the stamp of the generator, or the lists that the source has there."""
     entry = SETTINGS.datasets.get(name) or SETTINGS.voices[name]
     if entry.generated:
         return "results/demo/demo.json"
-    patterns = LISTS[entry.source] + ([entry.table] if name in SETTINGS.voices else [])
-    root = root_of(name)
-    return (
-        [str(path) for pattern in patterns for path in sorted(Path(root).glob(pattern))]
-        if root
-        else []
-    )
+    if not root_of(name):
+        return []
+    files = [Path(root_of(name), file) for file in SOURCE_LISTS[entry.source]]
+    if name in SETTINGS.voices:
+        table = Path(root_of(name), entry.table)
+        files = [table, *(table.with_name(file.name) for file in files)]
+    return [str(file) for file in files if file.is_file()]
 
 
 def items_of(dataset, companion):

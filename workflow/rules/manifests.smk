@@ -26,7 +26,7 @@ rule make_demo:
 rule read_tracklets:
     """A data set as shipped -> one row per tracklet."""
     input:
-        lambda wildcards: made_first(wildcards.dataset),
+        lambda wildcards: read_from(wildcards.dataset),
     output:
         "results/tracklets/{dataset}.parquet",
     log:
@@ -51,7 +51,7 @@ rule read_tracklets:
 rule read_split:
     """Official lists of a data set -> the role and label of every tracklet in one split."""
     input:
-        made=lambda wildcards: made_first(wildcards.dataset),
+        lists=lambda wildcards: read_from(wildcards.dataset),
         tracklets="results/tracklets/{dataset}.parquet",
     output:
         "results/splits/{dataset}/{split}.parquet",
@@ -78,7 +78,7 @@ rule read_split:
 rule read_items:
     """A table of clips (Common Voice), or the recordings of own tracklets -> one row per companion item."""
     input:
-        lambda wildcards: made_first(wildcards.name),
+        lambda wildcards: read_from(wildcards.name),
     output:
         "results/items/{name}.parquet",
     log:
