@@ -21,38 +21,50 @@ class Sections:
 
     method: MethodConfig
     dataset: DatasetConfig
-    companion: CompanionConfig | None
-    """The entry named by method.companion; null where that is 'none'."""
+    companions: dict[str, CompanionConfig]
+    """Entries that the stage and its teachers name, by name; empty where that is 'none'."""
 
 
 def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: int, stage: str) -> RunConfig:
-    """All that one stage needs, in one value.
+    """All that one stage needs, in one value; its teacher's run is resolved likewise and stands inside.
 
     Raises:
-        ConfigError: the method has no such stage, the data set no such split, or the companion is missing or too many.
+        ConfigError: the method has no such stage, the data set no such split, or a companion is missing.
     """
-    stages, splits, companion = sections.method.stages, sections.dataset.splits, sections.companion
+    stages, splits = sections.method.stages, sections.dataset.splits
     if stage not in stages:
         raise ConfigError(f"--stage={stage}: no stage of method {method}{did_you_mean(stage, stages)}")
     if split not in splits:
         raise ConfigError(f"--split={split}: not in datasets.{dataset}.splits{did_you_mean(split, splits)}")
-    if (companion is None) != (sections.method.companion == "none"):
-        found = "no companion section was given" if companion is None else "a companion section was given"
-        raise ConfigError(f"methods.{method}.companion='{sections.method.companion}', but {found}")
+    name, this, settings = sections.method.companion_of(stage), stages[stage], sections.method.settings_of(stage)
+    if name != "none" and name not in sections.companions:
+        raise ConfigError(
+            f"stage {stage} of {method} needs the companion '{name}', which was not given{did_you_mean(name, sections.companions)}"
+        )
+    companion = None if name == "none" else sections.companions[name]
+    teacher = this.teacher and resolve(sections, method=method, dataset=dataset, split=split, seed=seed, stage=this.teacher)
     return RunConfig(
         method=method,
         dataset=dataset,
         split=split,
         seed=seed,
         stage=stage,
-        companion=sections.method.companion,
+        companion=name,
+        test_companion=sections.method.test_companion_of(stage),
         kind=companion.kind if companion else "",
-        bands=companion.audio.bands if companion else 0,
+        bands=companion.bands if companion else 0,
+        item_frames=item_frames(companion, settings) if companion else 0,
         height=sections.dataset.frames.height,
         width=sections.dataset.frames.width,
-        this=stages[stage],
-        settings=sections.method,
+        this=this,
+        settings=settings,
+        teacher=teacher or None,
     )
+
+
+def item_frames(companion: CompanionConfig, method: MethodConfig) -> int:
+    """Companion frames of each item in a batch: tokens as they are; log-mel as many as the network looks at."""
+    return companion.tokens.length if companion.kind == "audio_tokens" else method.model.audio_frames
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,7 +18,8 @@ class Companion:
     """Companion items of a batch. Each distinct item stands here once, however many frames hear it."""
 
     values: Tensor
-    """float32 [N, F, M]; audio: log-mel (natural logarithm of power), zero-padded at the end of F."""
+    """float32 [N, F, M]; audio: log-mel (natural logarithm of power), zero-padded at the end of F; audio_tokens: F is the
+    number L of tokens, M their width."""
     lengths: Tensor
     """int64 [N]; valid frames of each item, 1..F."""
     align: Tensor
@@ -45,7 +46,9 @@ class Batch:
     tracklet: list[str]
     """Tracklet of each clip; in evaluation several clips share one."""
     companions: dict[str, Companion] = field(default_factory=dict)
-    """By kind ('audio'); empty where the network may not hear."""
+    """By kind ('audio', 'audio_tokens'); empty where the network may not hear."""
+    erased: Tensor | None = None
+    """bool [B, T]; whether augmentation erased a part of the frame. None in evaluation, where nothing is augmented."""
 
     def frames_only(self) -> Batch:
         """The same clips without companions: what a student sees."""
@@ -59,6 +62,7 @@ class Batch:
             self.camera.to(device, non_blocking=True),
             self.tracklet,
             {kind: companion.to(device) for kind, companion in self.companions.items()},
+            None if self.erased is None else self.erased.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Batch:
@@ -70,4 +74,5 @@ class Batch:
                 companion.align.pin_memory(),
             )
         self.frames, self.label, self.camera = self.frames.pin_memory(), self.label.pin_memory(), self.camera.pin_memory()
+        self.erased = None if self.erased is None else self.erased.pin_memory()
         return self

@@ -34,7 +34,11 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _build_class(kind, value, where)
+    if kind is Any:
+        return value
     if origin is typing.Literal:
+        if isinstance(value, bool) and ("off", "on")[value] in arguments:
+            value = ("off", "on")[value]  # YAML 1.1 reads a bare off as false
         if value not in arguments or isinstance(value, bool) != isinstance(arguments[arguments.index(value)], bool):
             hint = did_you_mean(str(value), [str(a) for a in arguments])
             raise ConfigError(f"{where}={value!r}: expected one of {', '.join(map(str, arguments))}{hint if 'mean' in hint else ''}")
@@ -110,6 +114,27 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def inherit(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Mappings in which one may name another as its `base`: each with its base beneath it, and without that key.
+
+    Raises:
+        ConfigError: a base that is not there, or bases that go round in a circle.
+    """
+
+    def whole(name: str, path: tuple[str, ...]) -> Any:
+        own = sections[name]
+        if not isinstance(own, Mapping) or "base" not in own:
+            return own
+        base = own["base"]
+        if base not in sections:
+            raise ConfigError(f"{where}.{name}.base={base!r}: no such entry{did_you_mean(str(base), sections)}")
+        if base in path:
+            raise ConfigError(f"{where}.{name}.base={base!r}: {' needs '.join((*path, base))}, a circle")
+        return merge(whole(base, (*path, base)), {key: value for key, value in own.items() if key != "base"})
+
+    return {name: whole(name, (name,)) for name in sections}
+
+
 def schema(cls: type) -> dict[str, Any]:
     """The JSON schema of a settings class, with docstrings as descriptions."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": cls.__name__, **_schema(cls)}
@@ -137,4 +162,6 @@ def _schema(kind: Any) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _schema(arguments[1])}
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [{"type": "null"} if a is type(None) else _schema(a) for a in arguments]}
+    if kind is Any:
+        return {}
     return {"type": _PLAIN[kind]}

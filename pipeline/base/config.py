@@ -7,9 +7,11 @@ Layers, lowest first: the classes below, ``workflow/config/*.yaml``, ``--configf
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from pipeline.base.build import build, merge, plain
 from pipeline.base.errors import ConfigError, did_you_mean
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -18,7 +20,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 Protocol = Literal["market", "mars_torchreid", "mars_official", "two_camera", "pid_only"]
 """Names of evaluate/protocols.py, here so that a misspelt one is found before anything is trained."""
 
-Network = Literal["dubbernet_teacher", "dubbernet_student", "dubbernet_visual"]
+Network = Literal["dubbernet_teacher", "dubbernet_student", "dubbernet_visual", "audio_probe"]
 """Names of model/registry.py, for the same reason."""
 
 SOURCE_LISTS = {
@@ -117,22 +119,75 @@ class AlignmentConfig:
     reuse: bool = False
     """Let a speaker's clips repeat when an identity needs more than there are."""
     oracle_test_audio: bool = False
-    """Dub test identities too. Every number that hears such audio is label-derived and carries the word 'oracle'."""
+    """Give test identities sound by the policy, too. Where the policy derives it from the label, every number that hears it
+    carries the word 'oracle'. (Silence is the same for everybody: under that policy test tracklets hear it anyway.)"""
 
     def __post_init__(self) -> None:
         _require(self.run >= 1, f"run={self.run}: at least 1 frame")
+
+
+Encoder = Literal["logmel_stub", "random_frozen", "wav2vec2_base", "hubert_base", "ast", "precomputed"]
+"""Names of model/encoders, and 'precomputed': tokens that somebody else has made."""
+
+ALL_TOKENS = {"logmel_stub": 501, "random_frozen": 249, "wav2vec2_base": 249, "hubert_base": 249, "ast": 1214}
+"""Tokens that each encoder gives for a clip of 5 s (specs/dubbernet.md section 3.1)."""
+
+NEEDS_WEIGHTS = ("wav2vec2_base", "hubert_base", "ast")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokensConfig:
+    """A frozen audio encoder: clip -> L tokens, computed once, before any training (specs/dubbernet.md section 3.1)."""
+
+    encoder: Encoder = "logmel_stub"
+    """logmel_stub: a fixed projection of log-mel, no weights; random_frozen: wav2vec 2.0 as initialised (both are controls);
+    the others are speech or sound encoders from a weight file; precomputed: one .npy file per clip below `store`."""
+    weights: str = ""
+    """safetensors file of wav2vec2_base, hubert_base or ast (`python -m model.convert_weights` makes one of a .pth)."""
+    store: str = ""
+    """precomputed: folder that holds <path of the clip without its ending>.npy, float [at least 2, width] each."""
+    tokens: int = 16
+    """L, by averaging over time; 0: all tokens of the encoder. At least 2."""
+    width: int = 768
+    """Values per token; other than 768 only with 'precomputed'."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.tokens == 0 or self.tokens >= 2,
+            f"tokens={self.tokens}: at least 2 (or 0 for all), because attention over one key gives the same vector for every patch",
+        )
+        _require(self.width >= 1, f"width={self.width}: at least 1")
+        if self.encoder == "precomputed":
+            _require(self.tokens != 0, "tokens=0: say how many tokens the precomputed clips are averaged to")
+        else:
+            _require(self.width == 768, f"width={self.width}: '{self.encoder}' gives tokens of width 768")
+            most = ALL_TOKENS[self.encoder]
+            _require(self.tokens <= most, f"tokens={self.tokens}: '{self.encoder}' gives {most} for a clip of 5 s")
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.tokens or ALL_TOKENS[self.encoder]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompanionConfig:
     """One companion signal of a tracklet: its medium, where its items come from, how they are aligned."""
 
-    kind: Literal["audio"] = "audio"
-    """Medium; names the encoder (pipeline/features) and the load-time half (shards/prepare)."""
+    kind: Literal["audio", "audio_tokens"] = "audio"
+    """Medium; names the pack-time half (pipeline/features) and the load-time half (shards/prepare). audio: log-mel pictures,
+    which the network turns into tokens itself; audio_tokens: tokens of a frozen encoder."""
     voices: str = ""
     """Name of a `voices` entry; empty: the one named by the data set."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    """Only for kind 'audio_tokens'."""
+
+    @property
+    def bands(self) -> int:
+        """Width of one companion frame: mel bands, or the width of a token."""
+        return self.tokens.width if self.kind == "audio_tokens" else self.audio.bands
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -235,8 +290,19 @@ class ModelConfig:
     """Pixels between patches; 12 overlaps them (211 tokens at 256x128), 16 does not (129)."""
     fusion_after_blocks: tuple[int, ...] = (4, 8)
     """0-based indices of the blocks after which injection (teacher) or perception (student) follows."""
+    injection: Literal["attention", "add", "concat_cls"] = "attention"
+    """How the teacher hears: visual tokens attend to audio tokens; their mean is added to all tokens; or it is joined to the
+    CLS token alone. (A teacher that does not hear is the network 'dubbernet_visual'.)"""
     adapter_ratio: float = 0.25
     """Hidden width of the audio adapter as a part of `width`."""
+    fusion_zero_init: bool = False
+    """Start the LayerNorm behind each fusion at weight 0, so that it adds nothing at first."""
+    audio_dropout: float = 0.0
+    """Chance that a clip hears nothing in a training step (against learning voices instead of looks)."""
+    pool: Literal["mean", "attention"] = "mean"
+    """How frames become a clip: their mean, or weights learned over time (needs the loss term 'attention')."""
+    local_branch: bool = False
+    """Four part features beside the global one (section 4.5; needs the terms 'identity_local' and 'triplet_local')."""
     camera_scale: float = 3.0
     """Coefficient of the camera embedding added to all tokens; 0 switches it off."""
     drop_path: float = 0.1
@@ -260,6 +326,7 @@ class ModelConfig:
             f"audio_tokens={self.audio_tokens}: at least 2, because attention over one key gives the same vector for every patch",
         )
         _require(self.audio_frames >= self.audio_tokens, f"audio_frames={self.audio_frames}: at least audio_tokens={self.audio_tokens}")
+        _require(0 <= self.audio_dropout < 1, f"audio_dropout={self.audio_dropout}: a chance in 0..1, below 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,8 +357,8 @@ class AugmentConfig:
     """Smallest and largest area of the rectangle as a part of the frame."""
     erase_aspect: float = 0.3
     """Smallest height over width; the largest is its inverse (log-uniform)."""
-    erase_level: int = 128
-    """Grey level of the rectangle, 0..255 (128 is zero after normalisation)."""
+    erase_level: tuple[int, ...] = (128, 128, 128)
+    """Red, green and blue of the rectangle, 0..255 (128 is zero after normalisation; as released: 189, 186, 179)."""
     erase_attempts: int = 10
     """Tries to fit the rectangle (1: as released)."""
     shared: bool = True
@@ -306,7 +373,10 @@ class AugmentConfig:
         )
         _require(0 < self.erase_aspect <= 1, f"erase_aspect={self.erase_aspect}: smallest height over width, in 0..1")
         _require(self.erase_attempts >= 1, f"erase_attempts={self.erase_attempts}: at least 1")
-        _require(0 <= self.erase_level <= 255, f"erase_level={self.erase_level}: 0..255")
+        _require(
+            len(self.erase_level) == 3 and all(0 <= level <= 255 for level in self.erase_level),
+            f"erase_level={self.erase_level}: red, green and blue, 0..255 each",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -361,6 +431,17 @@ class DistillConfig:
     """Distillation (specs/dubbernet.md sections 5.2 and 5.3)."""
 
     temperature: float = 4.0
+    """Softens both softmaxes. All terms are multiplied by its square, so that gradients keep their size."""
+    token: Literal["kl", "l1", "mse", "off"] = "kl"
+    """Token distillation: divergence over channels, or mean absolute or squared difference."""
+    normalize: Literal["none", "l2", "ln"] = "none"
+    """What is done to the channels of each token first; l2 leaves next to no divergence (as in dead released code)."""
+    tap: Literal["fused", "attn", "released"] = "fused"
+    """Tokens compared: after the residual sum on both sides, before it on both, or (released) the student's after and the
+    teacher's before."""
+    logits: Literal["kl", "feat_mse", "both", "off"] = "kl"
+    """Clip-level distillation: divergence over classes (term 'logits'), squared difference of features before the BNNeck
+    (term 'features', as released), or both."""
     mask: Literal["normalized", "raw", "off", "detached_random"] = "normalized"
     """How the mask generator weighs tokens; raw collapses to zero (kept as a control)."""
     mask_dropout: float = 0.2
@@ -383,18 +464,30 @@ class StageConfig:
     """0: the network as initialised, untrained (a control)."""
     teacher: str = ""
     """Stage whose weights teach this one; needed by the task 'distill'."""
+    start: str = ""
+    """Stage whose weights this one starts from, where both networks have the part; empty: pretrained or random."""
     hears: bool = False
     """Whether training batches carry the companion, for the network itself or for its teacher."""
+    companion: str = ""
+    """Name of a `companions` entry; empty: that of its teacher, or of `start`, or else of the method."""
+    test_companion: str = ""
+    """Companion that a hearing network is evaluated on; empty: the same as in training."""
     evaluate: bool = True
     """Whether embeddings and scores are made. A stage that hears label-derived audio cannot be evaluated soundly."""
     weights: dict[str, float] = field(default_factory=lambda: {"identity": 1.0, "triplet": 1.0})
     """Weight of every named loss term of the task; a term without a weight, or a weight without a term, stops the run."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Settings of the method that differ in this stage alone, for example {distill: {mask: "off"}}."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 0, f"epochs={self.epochs}: 0 or more")
         _require(
             (self.task == "distill") == bool(self.teacher),
             f"task={self.task}, teacher='{self.teacher}': 'distill' needs a teacher stage, other tasks have none",
+        )
+        _require(
+            not {"stages", "companion"} & set(self.changes),
+            "changes: may hold any section of a method but 'stages' and 'companion' (a stage has its own `companion`)",
         )
 
 
@@ -413,7 +506,8 @@ class MethodConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     pretrained: str = ""
-    """safetensors file of a ViT as timm names it that backbones start from; empty: random numbers. Nothing is fetched."""
+    """ViT that backbones start from: a safetensors file (a path has a '/' or ends in .safetensors), or the name of a timm
+    model, taken from the local cache (see `download`); empty: random numbers."""
     smoothing: float = 0.1
     """Label smoothing of the identity loss."""
     workers: int = 2
@@ -428,15 +522,55 @@ class MethodConfig:
     def __post_init__(self) -> None:
         for name, stage in self.stages.items():
             _require(NAME.fullmatch(name) is not None, f"stages: '{name}' must match {NAME.pattern}")
-            if stage.teacher:
+            for role in ("teacher", "start"):
+                other = getattr(stage, role)
                 _require(
-                    stage.teacher in self.stages and stage.teacher != name,
-                    f"stages.{name}.teacher='{stage.teacher}': no such stage{did_you_mean(stage.teacher, self.stages)}",
+                    not other or other in self.stages, f"stages.{name}.{role}='{other}': no such stage{did_you_mean(other, self.stages)}"
                 )
+        for name, stage in self.stages.items():
+            self.needed(name)
             if stage.hears:
-                _require(self.companion != "none", f"stages.{name}.hears: the method's companion is 'none'")
+                _require(self.companion_of(name) != "none", f"stages.{name}.hears: its companion is 'none'")
         _require(self.workers >= 0 and self.threads >= 0, f"workers={self.workers}, threads={self.threads}: 0 or more")
         _require(self.checkpoint_epochs >= 1, f"checkpoint_epochs={self.checkpoint_epochs}: at least 1")
+
+    def needed(self, stage: str) -> list[str]:
+        """The stage and all whose weights it needs, directly or not (teachers, starts), each once.
+
+        Raises:
+            ConfigError: they go round in a circle.
+        """
+        found: list[str] = []
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            _require(name not in path, f"stages: {' needs '.join((*path, name))}, a circle")
+            for other in (self.stages[name].teacher, self.stages[name].start):
+                if other:
+                    visit(other, (*path, name))
+            if name not in found:
+                found.append(name)
+
+        visit(stage, ())
+        return found[::-1]
+
+    def companion_of(self, stage: str) -> str:
+        """Name of the companion that a stage's batches carry: its own, its teacher's, that of its start, the method's."""
+        this = self.stages[stage]
+        if this.companion:
+            return this.companion
+        return self.companion_of(this.teacher or this.start) if this.teacher or this.start else self.companion
+
+    def test_companion_of(self, stage: str) -> str:
+        """Name of the companion in whose shards a stage is evaluated."""
+        return self.stages[stage].test_companion or self.companion_of(stage)
+
+    def settings_of(self, stage: str) -> MethodConfig:
+        """The method with the stage's `changes` laid over it.
+
+        Raises:
+            ConfigError: a change is no setting, or its value is refused.
+        """
+        return build(MethodConfig, merge(plain(self), self.stages[stage].changes), f"stages.{stage}.changes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -450,6 +584,27 @@ class ExperimentConfig:
     splits: tuple[str, ...] = ()
     """Empty: all splits of the data set."""
     seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AblationConfig:
+    """A table that compares stages of one method, trained on the same splits with the same seeds."""
+
+    method: str
+    dataset: str
+    question: str
+    """What the table is to answer, in one sentence; its heading."""
+    reference: str
+    """Stage that the others are compared with, run by run."""
+    rows: dict[str, str]
+    """Stage -> what is different about it, in the order of the table."""
+    splits: tuple[str, ...] = ()
+    """Empty: all splits of the data set."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        _require(self.reference in self.rows, f"reference='{self.reference}': not in rows{did_you_mean(self.reference, self.rows)}")
+        _require(len(self.seeds) > 0, "seeds: name at least one")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -479,13 +634,17 @@ class Settings:
     """Seed of the data path (allocation, plan, controls). Training seeds are listed per experiment."""
     experiments: tuple[ExperimentConfig, ...] = ()
     """What `all` trains, scores and reports."""
+    ablations: dict[str, AblationConfig] = field(default_factory=dict)
+    """Tables of their own (targets `ablate_...`), each with its report below results/ablations/."""
     prepare: tuple[str, ...] = ()
     """Data sets that `all` also takes to shards without training on them."""
+    download: bool = False
+    """Whether a ViT that `pretrained` names may be fetched. Nothing else is ever downloaded."""
     demo: DemoConfig = field(default_factory=DemoConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
-        for section in ("datasets", "methods", "companions", "voices"):
+        for section in ("datasets", "methods", "companions", "voices", "ablations"):
             for name in getattr(self, section):
                 _require(
                     NAME.fullmatch(name) is not None and name != "none",
@@ -504,31 +663,18 @@ class Settings:
                 f"companions.{name}.voices='{companion.voices}': no such entry in voices{did_you_mean(companion.voices, self.voices)}",
             )
         for name, method in self.methods.items():
-            _require(
-                method.companion == "none" or method.companion in self.companions,
-                f"methods.{name}.companion='{method.companion}': no such companion{did_you_mean(method.companion, self.companions)}",
-            )
+            for where, named in self._companions(name, method):
+                _require(
+                    named in ("", "none") or named in self.companions,
+                    f"{where}='{named}': no such companion{did_you_mean(named, self.companions)}",
+                )
+            for stage in method.stages:
+                method.settings_of(stage)
         for i, experiment in enumerate(self.experiments):
-            where = f"experiments[{i}]"
-            _require(
-                experiment.method in self.methods,
-                f"{where}.method='{experiment.method}': no such method{did_you_mean(experiment.method, self.methods)}",
-            )
-            _require(
-                experiment.dataset in self.datasets,
-                f"{where}.dataset='{experiment.dataset}': no such data set{did_you_mean(experiment.dataset, self.datasets)}",
-            )
-            for stage in experiment.stages:
-                _require(
-                    stage in self.methods[experiment.method].stages,
-                    f"{where}.stages: '{stage}' is no stage of {experiment.method}{did_you_mean(stage, self.methods[experiment.method].stages)}",
-                )
-            for split in experiment.splits:
-                _require(
-                    split in self.datasets[experiment.dataset].splits,
-                    f"{where}.splits: '{split}' is not in datasets.{experiment.dataset}.splits",
-                )
-            _require(len(experiment.seeds) > 0, f"{where}.seeds: name at least one")
+            self._check_runs(f"experiments[{i}]", experiment, experiment.stages)
+            _require(len(experiment.seeds) > 0, f"experiments[{i}].seeds: name at least one")
+        for name, ablation in self.ablations.items():
+            self._check_runs(f"ablations.{name}", ablation, ablation.rows)
         for name in self.roots:
             _require(
                 name in self.datasets or name in self.voices,
@@ -536,6 +682,23 @@ class Settings:
             )
         for name in self.prepare:
             _require(name in self.datasets, f"prepare: '{name}' is no data set{did_you_mean(name, self.datasets)}")
+
+    def _companions(self, name: str, method: MethodConfig) -> Iterator[tuple[str, str]]:
+        """Every place of a method that names a companion."""
+        yield f"methods.{name}.companion", method.companion
+        for stage, this in method.stages.items():
+            yield f"methods.{name}.stages.{stage}.companion", this.companion
+            yield f"methods.{name}.stages.{stage}.test_companion", this.test_companion
+
+    def _check_runs(self, where: str, of: ExperimentConfig | AblationConfig, stages: Iterable[str]) -> None:
+        """Method, data set, stages and splits are there."""
+        _require(of.method in self.methods, f"{where}.method='{of.method}': no such method{did_you_mean(of.method, self.methods)}")
+        _require(of.dataset in self.datasets, f"{where}.dataset='{of.dataset}': no such data set{did_you_mean(of.dataset, self.datasets)}")
+        known = self.methods[of.method].stages
+        for stage in stages:
+            _require(stage in known, f"{where}: '{stage}' is no stage of {of.method}{did_you_mean(stage, known)}")
+        for split in of.splits:
+            _require(split in self.datasets[of.dataset].splits, f"{where}.splits: '{split}' is not in datasets.{of.dataset}.splits")
 
 
 # --- hand-over to steps ----------------------------------------------------------------------------------------------
@@ -551,13 +714,20 @@ class RunConfig:
     seed: int
     stage: str
     companion: str
-    """Name of the companion, or 'none'."""
+    """Name of the companion that training batches may carry, or 'none'."""
+    test_companion: str
+    """Name of the companion in whose shards the stage is evaluated; like `companion` unless the stage says otherwise."""
     kind: str
-    """Medium of the companion ('audio'), or ''."""
+    """Medium of the companion ('audio', 'audio_tokens'), or ''."""
     bands: int
-    """Width of one companion frame (mel bands), 0 without a companion."""
+    """Width of one companion frame (mel bands, or width of a token), 0 without a companion."""
+    item_frames: int
+    """Companion frames that a batch holds of each item: log-mel frames, cut or padded; or the tokens L. 0 without one."""
     height: int
     """Pixels of a stored frame."""
     width: int
     this: StageConfig
     settings: MethodConfig
+    """The method with the stage's `changes` laid over it."""
+    teacher: RunConfig | None = None
+    """The run whose network teaches this one, resolved in the same way."""
