@@ -33,8 +33,9 @@ rule data:
     """The data path alone: manifests and shards of every data set that `all` uses, no training."""
     input:
         [
-            shards(e.dataset, SETTINGS.methods[e.method].companion)
+            shards(*pair)
             for e in SETTINGS.experiments
+            for pair in stores(e, stages_of(e))
         ],
         [shards(dataset) for dataset in SETTINGS.prepare],
 
@@ -74,6 +75,18 @@ rule evaluate_student_demo:
         scores("dubbernet_demo", "demo", "student"),
 
 
+rule ablate_dubbernet_demo:
+    """Demo: what the voice adds, beside its controls, over three seeds (report of its own)."""
+    input:
+        "results/ablations/dubbernet_demo/report.html",
+
+
+rule oracle_dubbernet_demo:
+    """Demo: what label-derived audio at test time would score (oracle, no result); shows the leak."""
+    input:
+        "results/ablations/oracle_demo/report.html",
+
+
 # --- MARS -------------------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +118,18 @@ rule evaluate_student_mars:
     """MARS: scores of the student under both protocols that are called MARS."""
     input:
         scores("dubbernet", "mars", "student"),
+
+
+rule ablate_dubbernet_mars:
+    """MARS: what the voice adds, beside its controls, over three seeds (51 trainings at full size)."""
+    input:
+        "results/ablations/dubbernet_mars/report.html",
+
+
+rule oracle_dubbernet_mars:
+    """MARS: what label-derived audio at test time would score (oracle, no result); shows the leak."""
+    input:
+        "results/ablations/oracle_mars/report.html",
 
 
 # --- iLIDS-VID --------------------------------------------------------------------------------------------------------
@@ -140,6 +165,12 @@ rule evaluate_student_ilidsvid:
         scores("dubbernet", "ilidsvid", "student"),
 
 
+rule ablate_dubbernet_ilidsvid:
+    """iLIDS-VID: what the voice adds, beside its controls, over all configured splits."""
+    input:
+        "results/ablations/dubbernet_ilidsvid/report.html",
+
+
 # --- PRID-2011 --------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +202,12 @@ rule evaluate_student_prid2011:
     """PRID-2011: scores of the students on each configured split."""
     input:
         scores("dubbernet", "prid2011", "student"),
+
+
+rule ablate_dubbernet_prid2011:
+    """PRID-2011: what the voice adds, beside its controls, over all configured splits."""
+    input:
+        "results/ablations/dubbernet_prid2011/report.html",
 
 
 # --- your own tracklets -----------------------------------------------------------------------------------------------

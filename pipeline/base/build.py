@@ -115,7 +115,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inherit(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Mappings in which one may name another as its `base`: each with its base beneath it, and without that key.
+    """Mappings in which one may name another as its `base`: each laid over its base, and without that key.
+
+    A null removes what the base has. Names that start with '_' are bases only: they are not among what is returned.
 
     Raises:
         ConfigError: a base that is not there, or bases that go round in a circle.
@@ -130,9 +132,15 @@ def inherit(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}.{name}.base={base!r}: no such entry{did_you_mean(str(base), sections)}")
         if base in path:
             raise ConfigError(f"{where}.{name}.base={base!r}: {' needs '.join((*path, base))}, a circle")
-        return merge(whole(base, (*path, base)), {key: value for key, value in own.items() if key != "base"})
+        return _without_nulls(merge(whole(base, (*path, base)), {key: value for key, value in own.items() if key != "base"}))
 
-    return {name: whole(name, (name,)) for name in sections}
+    return {name: whole(name, (name,)) for name in sections if not name.startswith("_")}
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_nulls(item) for key, item in value.items() if item is not None}
 
 
 def schema(cls: type) -> dict[str, Any]:

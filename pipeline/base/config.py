@@ -253,8 +253,8 @@ class DemoConfig:
     """Shortest and longest tracklet."""
     pairs: int = 8
     """Persons seen by both cameras in the iLIDS-VID-like and PRID-2011-like sets; half of them train in each split."""
-    speakers: int = 32
-    """Speakers of the Common-Voice-like set."""
+    speakers: int = 52
+    """Speakers of the Common-Voice-like set: enough for all persons of the MARS-like set, whom the oracle control dubs."""
     seconds: tuple[float, ...] = (1.0, 2.5)
     """Shortest and longest clip."""
 
@@ -493,9 +493,15 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodConfig:
-    """One method: a network, what it hears, how it is trained, in named stages."""
+    """One method: a network, what it hears, how it is trained, in named stages.
+
+    In YAML a method may name another one as its `base` and say only what differs; a null removes what the base has. Names that
+    start with '_' are bases only (pipeline/base/build.py, `inherit`).
+    """
 
     stages: dict[str, StageConfig]
+    main: tuple[str, ...] = ()
+    """Stages that an experiment runs which names none; empty: all. The others are trained when an ablation asks for them."""
     companion: str = "audio"
     """Name of a `companions` entry, or 'none'."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -527,6 +533,8 @@ class MethodConfig:
                 _require(
                     not other or other in self.stages, f"stages.{name}.{role}='{other}': no such stage{did_you_mean(other, self.stages)}"
                 )
+        for name in self.main:
+            _require(name in self.stages, f"main: '{name}' is no stage{did_you_mean(name, self.stages)}")
         for name, stage in self.stages.items():
             self.needed(name)
             if stage.hears:
@@ -570,7 +578,8 @@ class MethodConfig:
         Raises:
             ConfigError: a change is no setting, or its value is refused.
         """
-        return build(MethodConfig, merge(plain(self), self.stages[stage].changes), f"stages.{stage}.changes")
+        changes = self.stages[stage].changes
+        return build(MethodConfig, merge(plain(self), changes), f"stages.{stage}.changes") if changes else self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -580,7 +589,7 @@ class ExperimentConfig:
     method: str
     dataset: str
     stages: tuple[str, ...] = ()
-    """Stages to evaluate; empty: all that can be evaluated."""
+    """Stages to run and, where they can be, evaluate; empty: the method's `main` ones."""
     splits: tuple[str, ...] = ()
     """Empty: all splits of the data set."""
     seeds: tuple[int, ...] = (0,)

@@ -59,7 +59,7 @@ def plan(config: DemoConfig) -> Part:
         ]
     files["MARS/info/query_IDX.mat"] = mat({"query_IDX": queries(_table(test))})
     lengths: dict[int, list[int]] = {}
-    for row in train:
+    for row in (row for row in train + test if row.pid > 0):  # test persons too: the oracle control dubs them
         lengths.setdefault(row.pid, []).append(len(row.names))
     return Part(
         files=files,

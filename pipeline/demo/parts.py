@@ -35,7 +35,7 @@ class Part:
     """Path relative to the folder of the whole demo -> content."""
     films: tuple[Film, ...]
     needs: tuple[int, ...]
-    """Clips each identity that can train needs, one for every `RUN` frames of each of its tracklets."""
+    """Clips each person needs who may be dubbed, one for every `RUN` frames of each of its tracklets."""
     counts: dict[str, int] = field(default_factory=dict)
 
 

@@ -1,7 +1,9 @@
 # Helpers of the rules: settings, paths, wildcard constraints. No work is done here.
 
 import json
+import shlex
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,17 +12,23 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(workflow.basedir))
 
-from pipeline.base.build import build, merge, plain
-from pipeline.base.config import SOURCE_LISTS, Settings
+from pipeline.base.build import build, inherit, merge, plain
+from pipeline.base.config import NEEDS_WEIGHTS, SOURCE_LISTS, Settings
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_code
 
 # Data sets, companions and methods have files of their own. They lie below default.yaml, --configfile and --config.
-for layer in ["companions.yaml", "datasets/*.yaml", "methods/*.yaml"]:
+for layer in [
+    "companions.yaml",
+    "datasets/*.yaml",
+    "methods/*.yaml",
+    "ablations.yaml",
+]:
     for file in sorted(Path(workflow.basedir, "workflow/config").glob(layer)):
         config.update(merge(yaml.safe_load(file.read_text()), config))
 
 try:
+    config["methods"] = inherit(config.get("methods", {}), "config.methods")
     SETTINGS = build(Settings, config, "config")
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -37,6 +45,19 @@ shell.prefix(
 )
 
 
+def any_of(names):
+    """A pattern for wildcards that only takes these names (none: nothing)."""
+    return "|".join(names) or "(?!)"
+
+
+FROZEN = [
+    name
+    for name, companion in SETTINGS.companions.items()
+    if companion.kind == "audio_tokens" and companion.tokens.encoder != "precomputed"
+]
+"""Companions whose clips go through a frozen encoder, a step of its own."""
+
+
 wildcard_constraints:
     dataset="|".join(SETTINGS.datasets),
     companion="|".join([*SETTINGS.companions, "none"]),
@@ -44,6 +65,7 @@ wildcard_constraints:
     name="|".join([*SETTINGS.voices, *SETTINGS.datasets]),
     split="[a-z0-9_]+",
     stage="[a-z][a-z0-9_]*",
+    ablation=any_of(SETTINGS.ablations),
     seed=r"\d+",
     shard=r"\d{5}",
 
@@ -77,6 +99,18 @@ def probing(companion):
         for name in ("min_seconds", "max_seconds", "silence_dbfs")
     }
     return json.dumps({**whole, "audio": limits}, sort_keys=True)
+
+
+def encoding(companion):
+    """What decoding depends on: of the tokens, who makes them, and only where they are read here all the rest."""
+    whole = plain(SETTINGS.companions[companion])
+    wanted = {"kind": whole["kind"], "audio": whole["audio"]}
+    if companion in FROZEN:
+        wanted["tokens"] = {"encoder": whole["tokens"]["encoder"]}
+    elif whole["kind"] == "audio_tokens":
+        store = str(Path(whole["tokens"]["store"]).expanduser())
+        wanted["tokens"] = {**whole["tokens"], "store": store}
+    return json.dumps(wanted, sort_keys=True)
 
 
 def root_of(name):
@@ -156,19 +190,23 @@ def scores(method, dataset, stage):
     return [f"{folder}/metrics.json" for folder in runs(method, dataset, stage)]
 
 
-def evaluated(experiment):
-    """Stages of an experiment that are scored."""
-    stages = SETTINGS.methods[experiment.method].stages
-    return [name for name in (experiment.stages or stages) if stages[name].evaluate]
+def stages_of(experiment):
+    """Stages that an experiment runs."""
+    method = SETTINGS.methods[experiment.method]
+    return list(experiment.stages or method.main or method.stages)
 
 
-def trained(experiment):
-    """Stages of an experiment that are trained: the named ones (or all) and their teachers."""
-    stages = SETTINGS.methods[experiment.method].stages
-    names = list(experiment.stages or stages)
-    return sorted(
-        {*names, *(stages[name].teacher for name in names if stages[name].teacher)}
-    )
+def trained(method, stages):
+    """These stages and all that they start from or learn from, sorted."""
+    return sorted({name for stage in stages for name in method.needed(stage)})
+
+
+def stores(of, stages):
+    """(data set, companion) of all shards that these stages of an experiment or ablation are trained or evaluated on."""
+    method = SETTINGS.methods[of.method]
+    heard = {method.companion_of(name) for name in trained(method, stages)}
+    heard |= {method.test_companion_of(name) for name in stages}
+    return {(of.dataset, name) for name in heard}
 
 
 def versions():
@@ -191,16 +229,15 @@ def versions():
 
 
 def resolved_sections(method, dataset, stage):
-    """What one training depends on, as JSON text: the method with this stage and its teachers only, its data set, its companion."""
+    """What one training depends on, as JSON text: the method with this stage and what it needs, its data set, its companions."""
     chosen, frames = SETTINGS.methods[method], SETTINGS.datasets[dataset].frames
-    needed, name = [], stage
-    while name:
-        needed.append(name)
-        name = chosen.stages[name].teacher if name not in needed[:-1] else ""
+    needed = chosen.needed(stage)
+    heard = {chosen.companion_of(name) for name in needed} - {"none"}
     return json.dumps(
         {
             "method": {
                 **plain(chosen),
+                "main": [],
                 "stages": {name: plain(chosen.stages[name]) for name in needed},
             },
             "dataset": {
@@ -208,14 +245,54 @@ def resolved_sections(method, dataset, stage):
                 "splits": SETTINGS.datasets[dataset].splits,
                 "frames": {"height": frames.height, "width": frames.width},
             },
-            "companion": (
-                None
-                if chosen.companion == "none"
-                else plain(SETTINGS.companions[chosen.companion])
-            ),
+            "companions": {name: plain(SETTINGS.companions[name]) for name in heard},
         },
         sort_keys=True,
     )
+
+
+def shards_of(wildcards):
+    """INDEX that a stage is trained on."""
+    method = SETTINGS.methods[wildcards.method]
+    return shards(wildcards.dataset, method.companion_of(wildcards.stage))
+
+
+def test_shards_of(wildcards):
+    """INDEX that a stage is evaluated on."""
+    method = SETTINGS.methods[wildcards.method]
+    return shards(wildcards.dataset, method.test_companion_of(wildcards.stage))
+
+
+def file_at(setting, what):
+    """A file that the settings name, or one sentence."""
+    path = str(Path(setting).expanduser())
+    if not setting or not Path(path).is_file():
+        found = f"no such file: {setting}" if setting else "empty"
+        raise WorkflowError(f"{what}: {found}; give the path of a safetensors file")
+    return path
+
+
+def pretrained_of(wildcards):
+    """The weight file that a stage's backbone starts from, if any: the user's own, or a copy of a named one."""
+    method = SETTINGS.methods[wildcards.method]
+    named = method.settings_of(wildcards.stage).pretrained
+    if not named or method.stages[wildcards.stage].start:
+        return {}
+    if "/" in named or named.endswith(".safetensors"):
+        return {"pretrained": file_at(named, f"methods.{wildcards.method}.pretrained")}
+    return {"pretrained": f"results/pretrained/{named}.safetensors"}
+
+
+def encoder_weights(wildcards):
+    """The weight file of a companion's frozen encoder, if it has one."""
+    tokens = SETTINGS.companions[wildcards.companion].tokens
+    if tokens.encoder not in NEEDS_WEIGHTS:
+        return {}
+    return {
+        "weights": file_at(
+            tokens.weights, f"companions.{wildcards.companion}.tokens.weights"
+        )
+    }
 
 
 def companion_parts(wildcards):
@@ -228,76 +305,94 @@ def companion_parts(wildcards):
     }
 
 
-def teacher_of(wildcards):
-    """Weights of the stage that teaches this one, if any."""
-    teacher = SETTINGS.methods[wildcards.method].stages[wildcards.stage].teacher
-    if not teacher:
-        return {}
+def weights_needed(wildcards):
+    """Weights that a stage's training takes: of its teacher, of the stage it starts from, of a pretrained ViT."""
+    stage = SETTINGS.methods[wildcards.method].stages[wildcards.stage]
+    folder = lambda name: run_folder(
+        wildcards.method, wildcards.dataset, wildcards.split, wildcards.seed, name
+    )
+    from_stages = {
+        role: f"{folder(name)}/model.safetensors"
+        for role, name in (("teacher", stage.teacher), ("start", stage.start))
+        if name
+    }
+    return from_stages | pretrained_of(wildcards)
+
+
+def described(dataset, companion):
+    """Where the report finds the tables of a data set with one companion."""
+    heard = companion != "none"
+    stem = f"results/alignment/{dataset}-{companion}"
     return {
-        "teacher": f"{run_folder(wildcards.method, wildcards.dataset, wildcards.split, wildcards.seed, teacher)}/model.safetensors"
+        "tracklets": f"results/tracklets/{dataset}.parquet",
+        "splits": {
+            split: f"results/splits/{dataset}/{split}.parquet"
+            for split in SETTINGS.datasets[dataset].splits
+        },
+        "plan": f"results/plans/{dataset}.parquet",
+        "index": shards(dataset, companion),
+        "alignment": f"{stem}.parquet" if heard else None,
+        "probes": f"{stem}-probes.parquet" if heard else None,
+        "quarantine": [
+            f"results/features/{dataset}/frames/{shard}.quarantine.parquet"
+            for shard in shard_names(dataset)
+        ],
+        "root": root_of(dataset),
+        "voices_root": root_of(items_of(dataset, companion)) if heard else None,
+        "generated": SETTINGS.datasets[dataset].generated,
     }
 
 
-def report_inputs():
-    """Where the report finds everything it shows, as JSON text."""
-    datasets = {}
-    planned = [(name, "audio") for name in SETTINGS.prepare]
-    planned += [
-        (e.dataset, SETTINGS.methods[e.method].companion) for e in SETTINGS.experiments
-    ]
+def report_inputs(ablation=""):
+    """Where a report finds everything it shows: the report of the experiments, or that of one ablation."""
+    if ablation:
+        about = SETTINGS.ablations[ablation]
+        chosen, prepared = [(about, list(about.rows))], set()
+    else:
+        about = None
+        chosen = [(e, stages_of(e)) for e in SETTINGS.experiments]
+        prepared = {(name, "audio") for name in SETTINGS.prepare}
+    datasets, folders = {}, []
+    for one, stages in chosen:
+        method = SETTINGS.methods[one.method]
+        prepared |= stores(one, stages)
+        folders += [
+            {
+                "method": one.method,
+                "dataset": one.dataset,
+                "split": split,
+                "seed": seed,
+                "stage": stage,
+                "folder": run_folder(one.method, one.dataset, split, seed, stage),
+                "scored": stage in stages and method.stages[stage].evaluate,
+            }
+            for split in one.splits or SETTINGS.datasets[one.dataset].splits
+            for seed in one.seeds
+            for stage in trained(method, stages)
+        ]
+    order = [*SETTINGS.companions, "none"]
     for dataset, companion in sorted(
-        set(planned), key=lambda pair: (pair[0], pair[1] == "none", pair[1])
+        prepared, key=lambda pair: (pair[0], order.index(pair[1]))
     ):
         title = dataset if dataset not in datasets else f"{dataset} with {companion}"
-        heard = companion != "none"
-        datasets[title] = {
-            "tracklets": f"results/tracklets/{dataset}.parquet",
-            "splits": {
-                split: f"results/splits/{dataset}/{split}.parquet"
-                for split in SETTINGS.datasets[dataset].splits
-            },
-            "plan": f"results/plans/{dataset}.parquet",
-            "index": shards(dataset, companion),
-            "alignment": alignment(dataset, companion) if heard else None,
-            "probes": (
-                f"results/alignment/{dataset}-{companion}-probes.parquet"
-                if heard
-                else None
-            ),
-            "quarantine": [
-                f"results/features/{dataset}/frames/{shard}.quarantine.parquet"
-                for shard in shard_names(dataset)
-            ],
-            "root": root_of(dataset),
-            "voices_root": root_of(items_of(dataset, companion)) if heard else None,
-            "generated": SETTINGS.datasets[dataset].generated,
-        }
-    folders = [
-        {
-            "method": e.method,
-            "dataset": e.dataset,
-            "split": split,
-            "seed": seed,
-            "stage": stage,
-            "folder": run_folder(e.method, e.dataset, split, seed, stage),
-            "scored": stage in evaluated(e),
-        }
-        for e in SETTINGS.experiments
-        for split in e.splits or SETTINGS.datasets[e.dataset].splits
-        for seed in e.seeds
-        for stage in trained(e)
-    ]
+        datasets[title] = described(dataset, companion)
+    table = about and {
+        "name": ablation,
+        **plain(about),
+        "splits": list(about.splits or SETTINGS.datasets[about.dataset].splits),
+    }
     return {
         "settings": plain(SETTINGS),
         "versions": versions(),
         "runs": folders,
         "datasets": datasets,
+        "ablation": table,
     }
 
 
-def report_files():
+def report_files(ablation=""):
     """Files behind `report_inputs`, so that the report is made after them."""
-    inputs = report_inputs()
+    inputs = report_inputs(ablation)
     files = []
     for run in inputs["runs"]:
         files += [f"{run['folder']}/metrics.jsonl"]

@@ -6,9 +6,7 @@ rule embed:
     input:
         config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
-        index=lambda wildcards: shards(
-            wildcards.dataset, SETTINGS.methods[wildcards.method].companion
-        ),
+        index=test_shards_of,
         split="results/splits/{dataset}/{split}.parquet",
     output:
         "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/embeddings.parquet",
@@ -101,3 +99,43 @@ rule report:
     shell:
         "python -m evaluate.report {output.html} --markdown {output.markdown} --csv {output.csv} --inputs {input.inputs}"
         " --config {params.config:q} > {log} 2>&1"
+
+
+use rule report_inputs as ablation_inputs with:
+    output:
+        "results/ablations/{ablation}/inputs.json",
+    log:
+        "logs/ablation_inputs/{ablation}.log",
+    params:
+        inputs=lambda wildcards: json.dumps(
+            report_inputs(wildcards.ablation), sort_keys=True, indent=1
+        ),
+
+
+rule ablation:
+    """The report of one ablation: the table that compares its stages stands first."""
+    input:
+        lambda wildcards: report_files(wildcards.ablation),
+        inputs="results/ablations/{ablation}/inputs.json",
+    output:
+        html="results/ablations/{ablation}/report.html",
+        markdown="results/ablations/{ablation}/report.md",
+        csv="results/ablations/{ablation}/scores.csv",
+        table="results/ablations/{ablation}/ablation.csv",
+    log:
+        "logs/ablation/{ablation}.log",
+    benchmark:
+        "benchmarks/ablation/{ablation}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        config=lambda wildcards: section(
+            replace(SETTINGS.report, title=f"Ablation {wildcards.ablation}")
+        ),
+        code=source_digest("evaluate", "evaluate/report_page/page.css"),
+    shell:
+        "python -m evaluate.report {output.html} --markdown {output.markdown} --csv {output.csv} --ablation-csv {output.table}"
+        " --inputs {input.inputs} --config {params.config:q} > {log} 2>&1"

@@ -31,7 +31,7 @@ rule encode_frames:
 
 
 rule encode_companion:
-    """Companion items heard in one shard -> log-mel."""
+    """Companion items heard in one shard -> log-mel (or tokens that somebody else has made)."""
     input:
         plan="results/plans/{dataset}.parquet",
         alignment="results/alignment/{dataset}-{companion}.parquet",
@@ -41,6 +41,8 @@ rule encode_companion:
         "logs/encode_companion/{dataset}-{companion}-{shard}.log",
     benchmark:
         "benchmarks/encode_companion/{dataset}-{companion}-{shard}.tsv"
+    wildcard_constraints:
+        companion=any_of([name for name in SETTINGS.companions if name not in FROZEN]),
     group:
         "shard"
     conda:
@@ -51,15 +53,66 @@ rule encode_companion:
         runtime=20,
     params:
         root=lambda wildcards: root_of(items_of(wildcards.dataset, wildcards.companion)),
-        config=lambda wildcards: section(
-            SETTINGS.companions[wildcards.companion], "kind", "audio"
-        ),
+        config=lambda wildcards: encoding(wildcards.companion),
         seed=SETTINGS.seed,
         code=source_digest(
             "pipeline/encode_companion.py",
             "pipeline/features/__init__.py",
             "pipeline/features/audio.py",
+            "pipeline/features/audio_tokens.py",
         ),
     shell:
         "python -m pipeline.encode_companion {output} --alignment {input.alignment} --plan {input.plan} --shard {wildcards.shard}"
         " --root={params.root:q} --config {params.config:q} --seed {params.seed} --threads {threads} > {log} 2>&1"
+
+
+use rule encode_companion as decode_companion with:
+    output:
+        temp("results/features/{dataset}/{companion}/{shard}.waves.parquet"),
+    log:
+        "logs/decode_companion/{dataset}-{companion}-{shard}.log",
+    benchmark:
+        "benchmarks/decode_companion/{dataset}-{companion}-{shard}.tsv"
+    wildcard_constraints:
+        companion=any_of(FROZEN),
+
+
+rule encode_tokens:
+    """Waveforms of one shard -> tokens of a frozen encoder, each distinct clip once."""
+    input:
+        unpack(encoder_weights),
+        waves="results/features/{dataset}/{companion}/{shard}.waves.parquet",
+    output:
+        "results/features/{dataset}/{companion}/{shard}.parquet",
+    log:
+        "logs/encode_tokens/{dataset}-{companion}-{shard}.log",
+    benchmark:
+        "benchmarks/encode_tokens/{dataset}-{companion}-{shard}.tsv"
+    wildcard_constraints:
+        companion=any_of(FROZEN),
+    conda:
+        "../../environment.yml"
+    threads: 4
+    resources:
+        mem_mb=8000,
+        runtime=120,
+        gpu=1,
+    params:
+        config=lambda wildcards: section(
+            replace(SETTINGS.companions[wildcards.companion].tokens, weights="")
+        ),
+        weights=lambda wildcards, input: (
+            f"--weights {shlex.quote(input.weights)}"
+            if "weights" in input.keys()
+            else ""
+        ),
+        seed=SETTINGS.seed,
+        code=source_digest(
+            "model/encode_tokens.py",
+            "model/encoders",
+            "model/weights.py",
+            "model/blocks/audio_tokens.py",
+        ),
+    shell:
+        "python -m model.encode_tokens {output} --waves {input.waves} --config {params.config:q} {params.weights}"
+        " --seed {params.seed} --threads {threads} > {log} 2>&1"

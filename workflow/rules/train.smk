@@ -24,16 +24,31 @@ rule resolve_config:
         " --seed {wildcards.seed} --stage {wildcards.stage} --config {params.config:q} > {log} 2>&1"
 
 
+rule pretrained:
+    """A ViT that `pretrained` names, copied out of the local cache; fetched only where `download` is true."""
+    output:
+        "results/pretrained/{vit}.safetensors",
+    log:
+        "logs/pretrained/{vit}.log",
+    wildcard_constraints:
+        vit=r"[a-z0-9_]+(\.[a-z0-9_]+)?",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        download="--download" if SETTINGS.download else "",
+        code=source_digest("model/fetch_pretrained.py", "model/weights.py"),
+    shell:
+        "python -m model.fetch_pretrained {output} --name {wildcards.vit} {params.download} > {log} 2>&1"
+
+
 rule fit:
     """Train one stage. An interrupted training goes on from its last checkpoint, which is no output of this rule."""
     input:
-        unpack(teacher_of),
+        unpack(weights_needed),
         config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
-        index=lambda wildcards: shards(
-            wildcards.dataset, SETTINGS.methods[wildcards.method].companion
-        ),
+        index=shards_of,
         split="results/splits/{dataset}/{split}.parquet",
-        pretrained=lambda wildcards: SETTINGS.methods[wildcards.method].pretrained or [],
     output:
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
         metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.jsonl",
@@ -51,10 +66,12 @@ rule fit:
     params:
         folder=lambda wildcards, output: Path(output.weights).parent,
         checkpoints=lambda wildcards: f"results/checkpoints/{wildcards.method}/{wildcards.dataset}-{wildcards.split}/seed{wildcards.seed}/{wildcards.stage}",
-        teacher=lambda wildcards, input: (
-            f"--teacher {input.teacher}" if "teacher" in input.keys() else ""
+        given=lambda wildcards, input: " ".join(
+            f"--{role} {shlex.quote(input[role])}"
+            for role in ("teacher", "start", "pretrained")
+            if role in input.keys()
         ),
         code=source_digest("train", "model", *LOADER, "pipeline/base/batch.py"),
     shell:
-        "python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.teacher}"
+        "python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
         " --checkpoints {params.checkpoints} --threads {threads} 2>&1 | tee {log}"

@@ -99,4 +99,4 @@ def test_needs_by_hand(tiny: DemoConfig):
     part = mars.plan(tiny)
     first = [film for film in part.films if "/bbox_train/0001/" in film.paths[0]]
     assert part.needs[0] == sum((len(film.paths) + 5) // 6 for film in first)
-    assert len(part.needs) == tiny.train_identities
+    assert len(part.needs) == tiny.train_identities + tiny.test_identities
