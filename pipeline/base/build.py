@@ -10,6 +10,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from pipeline.base.errors import ConfigError, did_you_mean
@@ -77,7 +78,7 @@ def _build_class(cls: Any, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}={value!r}: expected a mapping of settings")
-    kinds = typing.get_type_hints(cls)
+    kinds = _kinds(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in value:
         if key not in fields:
@@ -90,6 +91,12 @@ def _build_class(cls: Any, value: Any, where: str) -> Any:
         return cls(**made)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+@cache
+def _kinds(cls: Any) -> dict[str, Any]:
+    """Types of the fields of a class; working them out takes longer than all the rest."""
+    return typing.get_type_hints(cls)
 
 
 def plain(value: Any) -> Any:
@@ -151,7 +158,7 @@ def schema(cls: type) -> dict[str, Any]:
 def _schema(kind: Any) -> dict[str, Any]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        kinds = typing.get_type_hints(kind)
+        kinds = _kinds(kind)
         required = [
             f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         ]

@@ -7,7 +7,7 @@ Layers, lowest first: the classes below, ``workflow/config/*.yaml``, ``--configf
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,6 +39,12 @@ SPLIT_NAME = re.compile(r"[a-z0-9_]+")
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise ConfigError(message)
+
+
+def _require_known(name: str, known: Collection[str], message: str) -> None:
+    """Looks for the nearest known name only when it is needed: that takes longer than all other checks."""
+    if name not in known:
+        raise ConfigError(message + did_you_mean(name, filter(None, known)))
 
 
 # --- media -----------------------------------------------------------------------------------------------------------
@@ -356,7 +362,9 @@ class AugmentConfig:
     erase_area: tuple[float, ...] = (0.02, 0.4)
     """Smallest and largest area of the rectangle as a part of the frame."""
     erase_aspect: float = 0.3
-    """Smallest height over width; the largest is its inverse (log-uniform)."""
+    """Smallest height over width of the rectangle; the largest is its inverse."""
+    erase_aspect_draw: Literal["log", "uniform"] = "log"
+    """log: tall and wide rectangles are equally likely; uniform (as released): more tall ones, which fit more often."""
     erase_level: tuple[int, ...] = (128, 128, 128)
     """Red, green and blue of the rectangle, 0..255 (128 is zero after normalisation; as released: 189, 186, 179)."""
     erase_attempts: int = 10
@@ -530,11 +538,9 @@ class MethodConfig:
             _require(NAME.fullmatch(name) is not None, f"stages: '{name}' must match {NAME.pattern}")
             for role in ("teacher", "start"):
                 other = getattr(stage, role)
-                _require(
-                    not other or other in self.stages, f"stages.{name}.{role}='{other}': no such stage{did_you_mean(other, self.stages)}"
-                )
+                _require_known(other, ["", *self.stages], f"stages.{name}.{role}='{other}': no such stage")
         for name in self.main:
-            _require(name in self.stages, f"main: '{name}' is no stage{did_you_mean(name, self.stages)}")
+            _require_known(name, self.stages, f"main: '{name}' is no stage")
         for name, stage in self.stages.items():
             self.needed(name)
             if stage.hears:
@@ -612,7 +618,7 @@ class AblationConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        _require(self.reference in self.rows, f"reference='{self.reference}': not in rows{did_you_mean(self.reference, self.rows)}")
+        _require_known(self.reference, self.rows, f"reference='{self.reference}': not in rows")
         _require(len(self.seeds) > 0, "seeds: name at least one")
 
 
@@ -662,21 +668,12 @@ class Settings:
         for name, dataset in self.datasets.items():
             _require(len(dataset.splits) > 0, f"datasets.{name}.splits: name at least one")
             _require(name not in self.voices, f"datasets.{name}: voices has an entry of the same name; both would use roots.{name}")
-            _require(
-                dataset.voices in self.voices,
-                f"datasets.{name}.voices='{dataset.voices}': no such entry in voices{did_you_mean(dataset.voices, self.voices)}",
-            )
+            _require_known(dataset.voices, self.voices, f"datasets.{name}.voices='{dataset.voices}': no such entry in voices")
         for name, companion in self.companions.items():
-            _require(
-                not companion.voices or companion.voices in self.voices,
-                f"companions.{name}.voices='{companion.voices}': no such entry in voices{did_you_mean(companion.voices, self.voices)}",
-            )
+            _require_known(companion.voices, ["", *self.voices], f"companions.{name}.voices='{companion.voices}': no such entry in voices")
         for name, method in self.methods.items():
             for where, named in self._companions(name, method):
-                _require(
-                    named in ("", "none") or named in self.companions,
-                    f"{where}='{named}': no such companion{did_you_mean(named, self.companions)}",
-                )
+                _require_known(named, ["", "none", *self.companions], f"{where}='{named}': no such companion")
             for stage in method.stages:
                 method.settings_of(stage)
         for i, experiment in enumerate(self.experiments):
@@ -685,12 +682,9 @@ class Settings:
         for name, ablation in self.ablations.items():
             self._check_runs(f"ablations.{name}", ablation, ablation.rows)
         for name in self.roots:
-            _require(
-                name in self.datasets or name in self.voices,
-                f"roots.{name}: no data set and no collection of voices has this name{did_you_mean(name, [*self.datasets, *self.voices])}",
-            )
+            _require_known(name, [*self.datasets, *self.voices], f"roots.{name}: no data set and no collection of voices has this name")
         for name in self.prepare:
-            _require(name in self.datasets, f"prepare: '{name}' is no data set{did_you_mean(name, self.datasets)}")
+            _require_known(name, self.datasets, f"prepare: '{name}' is no data set")
 
     def _companions(self, name: str, method: MethodConfig) -> Iterator[tuple[str, str]]:
         """Every place of a method that names a companion."""
@@ -701,11 +695,11 @@ class Settings:
 
     def _check_runs(self, where: str, of: ExperimentConfig | AblationConfig, stages: Iterable[str]) -> None:
         """Method, data set, stages and splits are there."""
-        _require(of.method in self.methods, f"{where}.method='{of.method}': no such method{did_you_mean(of.method, self.methods)}")
-        _require(of.dataset in self.datasets, f"{where}.dataset='{of.dataset}': no such data set{did_you_mean(of.dataset, self.datasets)}")
+        _require_known(of.method, self.methods, f"{where}.method='{of.method}': no such method")
+        _require_known(of.dataset, self.datasets, f"{where}.dataset='{of.dataset}': no such data set")
         known = self.methods[of.method].stages
         for stage in stages:
-            _require(stage in known, f"{where}: '{stage}' is no stage of {of.method}{did_you_mean(stage, known)}")
+            _require_known(stage, known, f"{where}: '{stage}' is no stage of {of.method}")
         for split in of.splits:
             _require(split in self.datasets[of.dataset].splits, f"{where}.splits: '{split}' is not in datasets.{of.dataset}.splits")
 

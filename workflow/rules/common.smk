@@ -381,8 +381,15 @@ def report_inputs(ablation=""):
         **plain(about),
         "splits": list(about.splits or SETTINGS.datasets[about.dataset].splits),
     }
+    used = plain(SETTINGS)
+    for name, kept in (
+        ("methods", {one.method for one, _ in chosen}),
+        ("companions", {companion for _, companion in prepared}),
+        ("ablations", {ablation}),
+    ):
+        used[name] = {key: value for key, value in used[name].items() if key in kept}
     return {
-        "settings": plain(SETTINGS),
+        "settings": used,
         "versions": versions(),
         "runs": folders,
         "datasets": datasets,
