@@ -1,13 +1,15 @@
-"""The parts of README.md that are made from code: tables and targets. `make docs` rewrites them, a test finds them stale."""
+"""The parts of README.md and docs/ that are made from code. `make docs` rewrites them, a test finds them stale."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import yaml
+
 from pipeline.base.tables import SCHEMAS
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 
 PLACES = {
     "tracklets": "`results/tracklets/<dataset>.parquet`",
@@ -51,16 +53,37 @@ def short(kind: str) -> str:
 
 def targets() -> str:
     """Every named target with its docstring, as the Snakefile has them."""
-    found = re.findall(r'^rule (\w+):\n    """(.*?)"""', README.with_name("Snakefile").read_text(), re.MULTILINE | re.DOTALL)
+    found = re.findall(r'^rule (\w+):\n    """(.*?)"""', (ROOT / "Snakefile").read_text(), re.MULTILINE | re.DOTALL)
     return "\n".join(["| target | what it makes |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in found)])
 
 
-def rewritten(text: str) -> str:
-    """README with its made parts made again."""
-    for name, part in (("tables", tables()), ("targets", targets())):
+def switches() -> str:
+    """Every method of one switch: what it sets, under the comment of its group in the YAML."""
+    lines = ["| method | what it sets, over `dubbernet` |", "|---|---|"]
+    text = (ROOT / "workflow/config/methods/dubbernet_switches.yaml").read_text()
+    methods = yaml.safe_load(text)["methods"]
+    for comment, name in re.findall(r"^  # (.*)$|^  (\w+):", text, re.MULTILINE):
+        if name:
+            changes = {key: value for key, value in methods[name].items() if key != "base"}
+            said = yaml.safe_dump(changes, default_flow_style=True, sort_keys=False, width=1000).strip()[1:-1]
+            lines.append(f"| `{name}` | `{said}` |")
+        else:
+            lines.append(f"| *{comment.rstrip('.')}* | |")
+    return "\n".join(lines)
+
+
+PAGES = {"README.md": {"tables": tables, "targets": targets}, "docs/dubbernet.md": {"switches": switches}}
+"""Page -> its made parts."""
+
+
+def rewritten(page: str, text: str) -> str:
+    """A page with its made parts made again."""
+    for name, make in PAGES[page].items():
+        part = make()
         text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text()))
+    for page in PAGES:
+        (ROOT / page).write_text(rewritten(page, (ROOT / page).read_text()))
