@@ -1,8 +1,9 @@
 """Train one stage of a method on one split: the step behind every weight file.
 
-In:      config.json (RunConfig), INDEX with its tars, SPLIT, and a teacher's weights where the stage has one.
+In:      config.json (RunConfig), INDEX with its tars, SPLIT, and the weights that the stage builds on: its teacher's, those of
+         the stage it starts from, or a pretrained ViT.
 Out:     model.safetensors (the network alone) and metrics.jsonl in one folder. Resumes by itself from --checkpoints when
-         that folder holds a checkpoint of the same settings, data and teacher; the folder goes when all went well.
+         that folder holds a checkpoint of the same settings, data and weights; the folder goes when all went well.
 Equal inputs give equal weights to the bit on one kind of device and, on a CPU, with one number of threads.
 Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch is what is kept: nothing here sees a test set.
 """
@@ -13,20 +14,19 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from model import weights
+from model import registry, weights
 from model.api import Network
-from model.pretrained import load_vit
-from model.registry import MODELS
+from model.pretrained import load_vit, start_from
 from pipeline.base import cli, tables
 from pipeline.base.build import build, plain
-from pipeline.base.config import RunConfig, StageConfig
-from pipeline.base.errors import ConfigError, TrainError, did_you_mean
+from pipeline.base.config import RunConfig
+from pipeline.base.errors import ConfigError, TrainError
 from pipeline.base.files import digest_bytes, digest_code, digest_file, read_json
 from pipeline.base.seeds import seed_for
 from shards.loader import TrainLoader
@@ -34,6 +34,9 @@ from shards.read import Store
 from train.checkpoint import Checkpoints
 from train.tasks import TASKS, Task
 from train.trainer import be_deterministic, choose_device, say, train, write_records
+
+HARMLESS = ("workers", "checkpoint_epochs")
+"""Settings that decide how fast a training is, not what comes out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,42 @@ class Facts:
     cameras: int
     """Cameras of the data set."""
     companion: dict[str, Any] | None
-    """INDEX meta of the packed companion: kind, policy, oracle, label_derived, bands; None where there is none."""
+    """INDEX meta of the packed companion: kind, bands, policy, oracle, label_derived, tokens, ...; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Weight files that a stage builds on; '' where it has none."""
+
+    teacher: str = ""
+    start: str = ""
+    """Weights of the stage that it starts from."""
+    pretrained: str = ""
+    """safetensors file of a ViT."""
 
 
 def listens(run: RunConfig) -> bool:
     """Whether batches carry the companion: the stage hears, or its teacher does."""
-    return run.this.hears or (bool(run.this.teacher) and run.settings.stages[run.this.teacher].hears)
+    return run.this.hears or (run.teacher is not None and run.teacher.this.hears)
+
+
+def check_given(run: RunConfig, given: Given) -> None:
+    """Exactly the weight files are given that the stage builds on. Where it starts from a stage, `pretrained` was for that one.
+
+    Raises:
+        TrainError: one is missing, or one too many.
+    """
+    this, vit = run.this, "" if run.this.start else run.settings.pretrained
+    for name, wanted, what in (
+        ("teacher", this.teacher, f"the weights of stage {this.teacher}, its teacher"),
+        ("start", this.start, f"the weights of stage {this.start}, from which it starts"),
+        ("pretrained", vit, f"the ViT '{vit}' of the setting `pretrained`"),
+    ):
+        found = getattr(given, name)
+        if wanted and not found:
+            raise TrainError(f"stage {run.stage} needs --{name}, {what}")
+        if found and not wanted:
+            raise TrainError(f"stage {run.stage} builds on no weights of that kind; leave --{name}={found} out, or change its settings")
 
 
 def check_hearing(run: RunConfig, network: Network, teacher: Network | None) -> None:
@@ -67,31 +100,17 @@ def check_hearing(run: RunConfig, network: Network, teacher: Network | None) -> 
         raise ConfigError(f"stages.{run.stage}.hears is true, but neither '{run.this.network}' nor a teacher hears; set it to false")
 
 
-def make_network(run: RunConfig, stage: StageConfig, facts: Facts) -> Network:
-    """A network as initialised: its weights depend on the seed and its own name, not on the stage that asks for it.
-
-    So the control stage that trains for 0 epochs shows the very weights from which another stage starts.
-    """
-    if stage.network not in MODELS:
-        raise ConfigError(f"network '{stage.network}' is not in model/registry.py{did_you_mean(stage.network, MODELS)}")
-    torch.manual_seed(seed_for(run.seed, "init", stage.network))
-    return MODELS[stage.network](
-        run.settings.model, classes=facts.classes, cameras=facts.cameras, bands=run.bands, height=run.height, width=run.width
-    )
-
-
-def load_teacher(path: str | Path, run: RunConfig, facts: Facts) -> Network:
-    """The network of the teacher stage with its weights.
+def check_made_by(path: str, role: str, stage: str, run: RunConfig, facts: Facts) -> None:
+    """The weights at `path` are those of `stage`, trained on the data and with the seed of `run`.
 
     Raises:
-        TrainError: the weights were trained for something else; names what.
+        TrainError: they were trained for something else; names what.
     """
     wanted = {
-        "method": run.method,
-        "stage": run.this.teacher,
-        "dataset": run.dataset,
-        "split": run.split,
-        "seed": run.seed,
+        **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed")},
+        "stage": stage,
+        "network": run.settings.stages[stage].network,
+        "companion": run.settings.companion_of(stage),
         "classes": facts.classes,
         "cameras": facts.cameras,
     }
@@ -99,28 +118,66 @@ def load_teacher(path: str | Path, run: RunConfig, facts: Facts) -> Network:
     other = [f"{name} {meta.get(name)} (expected {value})" for name, value in wanted.items() if meta.get(name) != value]
     if other:
         raise TrainError(
-            f"{path}: not the teacher of this stage: {', '.join(other)}; train stage {run.this.teacher} with the same settings"
+            f"{path}: not the {role} of stage {run.stage}: {', '.join(other)}; train stage {stage} of this run, and give its weights"
         )
-    teacher = make_network(run, run.settings.stages[run.this.teacher], facts)
+
+
+def make_network(run: RunConfig, facts: Facts) -> Network:
+    """A network as initialised: its weights depend on the seed and its own name, not on the stage that asks for it.
+
+    So the control stage that trains for 0 epochs shows the very weights from which another stage starts.
+    """
+    torch.manual_seed(seed_for(run.seed, "init", run.this.network))
+    return registry.make(run, facts.classes, facts.cameras)
+
+
+def load_teacher(path: str, run: RunConfig, facts: Facts) -> Network:
+    """The network of the teacher's stage, built by its own settings, with its weights.
+
+    Raises:
+        TrainError: the weights were trained for something else; names what.
+        WeightsError: they do not fit the network.
+    """
+    assert run.teacher is not None, "check_given comes first"
+    check_made_by(path, "teacher", run.teacher.stage, run, facts)
+    teacher = make_network(run.teacher, facts)
     weights.load(path, teacher)
     return teacher
 
 
-def make_task(run: RunConfig, facts: Facts, teacher: Network | None, device: torch.device) -> Task:
-    """The stage's network in its task, on the device; what the task adds is initialised apart from the network."""
-    network = make_network(run, run.this, facts)
-    if run.settings.pretrained:
-        load_vit(run.settings.pretrained, network)
+def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) -> Task:
+    """The stage's network and its teacher in its task, on the device; what the task adds is initialised apart from the network.
+
+    Raises:
+        ConfigError, TrainError, WeightsError: settings, networks and the given weights do not fit together.
+    """
+    check_given(run, given)
+    teacher = load_teacher(given.teacher, run, facts).to(device) if given.teacher else None
+    network = make_network(run, facts)
     check_hearing(run, network, teacher)
+    if given.start:
+        check_made_by(given.start, "start", run.this.start, run, facts)
+        start_from(given.start, network)
+    elif given.pretrained:
+        load_vit(given.pretrained, network)
     torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
 
 
-def weights_meta(run: RunConfig, facts: Facts, network: Network, config_digest: str, teacher_digest: str) -> dict[str, Any]:
-    """What `model.safetensors` says about itself. `oracle` and `label_derived` speak of the sound that this network hears."""
-    heard = facts.companion if network.hears and facts.companion else {}
+def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[str, str]) -> dict[str, Any]:
+    """What `model.safetensors` says about itself.
+
+    `oracle`, `label_derived` and `tokens` speak of the sound that this network hears; `policy` of what was heard in its
+    training at all, be it by its teacher only ('' where nothing was).
+
+    Args:
+        digests: SHA-256 of 'config' and of the files of :class:`Given`, '' for those that there are not.
+    """
+    companion = facts.companion or {}
+    heard = companion if network.hears else {}
     return {
-        **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage", "height", "width")},
+        **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage", "companion", "test_companion")},
+        **{name: getattr(run, name) for name in ("height", "width")},
         "network": run.this.network,
         "epochs": run.this.epochs,
         "classes": facts.classes,
@@ -129,20 +186,23 @@ def weights_meta(run: RunConfig, facts: Facts, network: Network, config_digest: 
         "hears": network.hears,
         "oracle": bool(heard.get("oracle", False)),
         "label_derived": bool(heard.get("label_derived", False)),
-        "config": config_digest,
-        "teacher": teacher_digest,
-        "pretrained": digest_file(run.settings.pretrained) if run.settings.pretrained else "",
+        "tokens": heard.get("tokens"),
+        "policy": companion.get("policy", "") if listens(run) else "",
+        **digests,
     }
 
 
 def checkpoint_key(run: RunConfig, *digests: str) -> str:
-    """Digest of all that decides the weights: settings (without those that only decide how fast), data, teacher, code."""
-    settings = plain(run)
-    for harmless in ("workers", "checkpoint_epochs"):
-        del settings["settings"][harmless]
+    """Digest of all that decides the weights: settings (without `HARMLESS` ones), data, weights it builds on, code."""
     checkout = Path(__file__).parent.parent
     code = digest_code(*(checkout / folder for folder in ("train", "model", "shards", "pipeline/base/batch.py", "pipeline/base/seeds.py")))
-    return digest_bytes(json.dumps([settings, code, *digests], sort_keys=True).encode())
+    return digest_bytes(json.dumps([_deciding(plain(run)), code, *digests], sort_keys=True).encode())
+
+
+def _deciding(run: dict[str, Any]) -> dict[str, Any]:
+    """A plain RunConfig without the harmless settings, its own and its teacher's."""
+    settings = {name: value for name, value in run["settings"].items() if name not in HARMLESS}
+    return {**run, "settings": settings, "teacher": run["teacher"] and _deciding(run["teacher"])}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -151,7 +211,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--config", required=True, help="config.json of resolve_config")
     arguments.add_argument("--index", required=True, help="INDEX of the store")
     arguments.add_argument("--split", required=True, help="SPLIT table")
-    arguments.add_argument("--teacher", help="model.safetensors of the teacher stage")
+    arguments.add_argument("--teacher", default="", help="model.safetensors of the teacher's stage")
+    arguments.add_argument("--start", default="", help="model.safetensors of the stage that this one starts from")
+    arguments.add_argument("--pretrained", default="", help="safetensors file of the ViT that the backbone starts from")
     arguments.add_argument("--checkpoints", type=Path, help="folder for the training state; none: nothing is saved on the way")
     arguments.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: all that this process may use")
     args = arguments.parse_args(argv)
@@ -160,11 +222,8 @@ def main(argv: list[str] | None = None) -> None:
     be_deterministic()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     run = build(RunConfig, read_json(args.config), "config.json")
-    if bool(args.teacher) != bool(run.this.teacher):
-        raise TrainError(
-            f"stage {run.stage} "
-            + (f"needs --teacher, the weights of stage {run.this.teacher}" if run.this.teacher else "has no teacher; leave --teacher out")
-        )
+    given = Given(args.teacher, args.start, args.pretrained)
+    check_given(run, given)
     store = Store(args.index)
     if store.meta["dataset"] != run.dataset:
         raise TrainError(
@@ -173,15 +232,16 @@ def main(argv: list[str] | None = None) -> None:
     loader = TrainLoader(store, tables.read(args.split, tables.SPLIT), run, listens(run), run.settings.workers)
     facts = Facts(loader.classes, store.meta["cameras"], store.meta["companion"])
     device = choose_device()
-    teacher = load_teacher(args.teacher, run, facts).to(device) if args.teacher else None
-    task = make_task(run, facts, teacher, device)
-    digests = [digest_file(path) if path else "" for path in (args.index, args.split, args.teacher, run.settings.pretrained)]
+    task = make_task(run, facts, given, device)
+    digests = {name: digest_file(path) if path else "" for name, path in asdict(given).items()}
     machine = "cuda" if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
-    checkpoints = Checkpoints(args.checkpoints, checkpoint_key(run, *digests), machine, say) if args.checkpoints else None
+    key = checkpoint_key(run, digest_file(args.index), digest_file(args.split), *digests.values())
+    checkpoints = Checkpoints(args.checkpoints, key, machine, say) if args.checkpoints else None
 
     metrics = args.out / "metrics.jsonl"
     records = train(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints)
-    weights.save(args.out / "model.safetensors", task.model, weights_meta(run, facts, task.model, digest_file(args.config), digests[2]))
+    meta = weights_meta(run, facts, task.model, {"config": digest_file(args.config), **digests})
+    weights.save(args.out / "model.safetensors", task.model, meta)
     write_records(metrics, [*records, {"done": True, "stage": run.stage, "epochs": run.this.epochs, "device": machine}])
     if checkpoints:
         checkpoints.remove()

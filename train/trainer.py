@@ -165,7 +165,7 @@ def train(
         checkpoints: where to save and look for states; None: nowhere.
 
     Returns:
-        One record per epoch, as in `metrics`.
+        One record per epoch, as in `metrics`; its 'remarks' are sentences for whoever reads the log, and for the report.
 
     Raises:
         TrainError: terms and weights disagree, or a value or a weight is not finite.
@@ -206,18 +206,20 @@ def _train_epoch(
     _check_state(task, epoch)
     spent = time.perf_counter() - begun
     stats = {name: log.mean(name) for name in task.stats}
+    remarks = task.remarks(stats)
     record: dict[str, Any] = {
         "steps": log.steps,
         "loss": log.mean("loss"),
         "terms": {name: log.mean(name) for name in task.names},
         "stats": stats,
+        "remarks": remarks,
         "tracklets_per_s": round(clips / spent, 2),
         "data_wait": round(clock.waited / spent, 4),
     }
     if not sys.stderr.isatty():
         terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
         say(f"{run.stage} {epoch}/{run.this.epochs}  loss {record['loss']:.4f}  {terms}  {record['tracklets_per_s']} tracklets/s")
-    for remark in task.remarks(stats):
+    for remark in remarks:
         say(f"warning: {run.stage}, epoch {epoch}: {remark}")
     return record
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,8 @@ from pipeline.base.files import digest_file, write_json
 from tests.train.tiny import pack, run_config
 from train import fit
 
-FACTS = fit.Facts(3, 2, {"kind": "audio", "oracle": False, "label_derived": True, "bands": 8})
+FACTS = fit.Facts(3, 2, {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "bands": 8, "tokens": None})
+NONE = fit.Given()
 CPU = torch.device("cpu")
 
 
@@ -67,14 +69,26 @@ def test_student_of_a_teacher(data, teacher, tmp_path):
     assert not (tmp_path / "ckpt").exists()
     meta = weights.read_meta(made)
     assert meta["config"] == digest_file(tmp_path / "config.json") and meta["teacher"] == digest_file(teacher)
+    assert (meta["start"], meta["pretrained"]) == ("", "")
     wanted = {"method": "tiny", "dataset": "toy", "split": "0", "seed": 0, "stage": "student", "classes": 3, "cameras": 2, "bands": 0}
     assert {name: meta[name] for name in wanted} == wanted
-    assert (meta["hears"], meta["label_derived"], meta["oracle"]) == (False, False, False)
+    assert (meta["hears"], meta["label_derived"], meta["oracle"], meta["tokens"]) == (False, False, False, None)
+    assert (meta["companion"], meta["test_companion"], meta["policy"]) == ("audio", "audio", "id_speaker")  # its teacher heard it
 
 
 def test_a_stage_that_hears_says_whose_sound(teacher):
     meta = weights.read_meta(teacher)
-    assert (meta["hears"], meta["label_derived"], meta["oracle"]) == (True, True, False)
+    assert (meta["hears"], meta["label_derived"], meta["oracle"], meta["policy"]) == (True, True, False, "id_speaker")
+
+
+def test_what_weights_say_about_frozen_tokens_and_silence():
+    """Tokens are those of the network that hears them; a stage that nobody sounds in has no policy."""
+    tokens = {"encoder": "hubert_base", "weights_sha256": "ab", "length": 16, "rate": 16000, "seconds": 5.0}
+    facts = fit.Facts(3, 2, {**FACTS.companion, "tokens": tokens})
+    for stage, expected in (("teacher", (tokens, "id_speaker")), ("student", (None, "id_speaker")), ("visual", (None, ""))):
+        run = run_config(stage)
+        meta = fit.weights_meta(run, facts, fit.make_network(run, facts), {"config": "c"})
+        assert (meta["tokens"], meta["policy"], meta["config"]) == (*expected, "c")
 
 
 def test_same_inputs_same_bytes(data, teacher, tmp_path):
@@ -87,25 +101,73 @@ def test_untrained_is_where_the_student_starts(data, teacher, tmp_path):
     """No epoch: the weights as initialised, equal to the student's before its first step, whatever the stage is called."""
     untrained = load_file(train(tmp_path, data, run_config("untrained")))
     run = run_config("student")
-    start = fit.make_task(run, FACTS, fit.load_teacher(teacher, run, FACTS), CPU).model.state_dict()
+    start = fit.make_task(run, FACTS, fit.Given(teacher=str(teacher)), CPU).model.state_dict()
     assert untrained.keys() == start.keys() and all(torch.equal(untrained[name], start[name]) for name in start)
-    other = fit.make_network(run_config("student", seed=1), run.this, FACTS).state_dict()
+    other = fit.make_network(run_config("student", seed=1), FACTS).state_dict()
     assert not torch.equal(other["head.classifier.weight"], start["head.classifier.weight"])  # negative control
     assert [list(line) for line in metrics(tmp_path)] == [["device", "done", "epochs", "stage"]]
 
 
-def test_a_backbone_starts_from_a_vit_file(data, tmp_path):
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory) -> Path:
+    """A plain ViT of the tiny networks' size, as timm names it."""
     torch.manual_seed(3)
-    vit = VisionTransformer(img_size=32, patch_size=16, embed_dim=16, depth=3, num_heads=2, num_classes=7)
-    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    made = VisionTransformer(img_size=32, patch_size=16, embed_dim=16, depth=3, num_heads=2, num_classes=7)
+    path = tmp_path_factory.mktemp("vit") / "vit.safetensors"
+    save_file(made.state_dict(), path)
+    return path
+
+
+def test_a_backbone_starts_from_a_vit_file(data, vit, tmp_path):
     (tmp_path / "plain").mkdir()
-    started = load_file(train(tmp_path, data, run_config("untrained", pretrained=str(tmp_path / "vit.safetensors"))))
+    started = load_file(train(tmp_path, data, run_config("untrained", pretrained="vit_tiny"), f"--pretrained={vit}"))
     random = load_file(train(tmp_path / "plain", data, run_config("untrained")))
     kernel = "embedding.patches.weight"
-    assert torch.equal(started[kernel], vit.state_dict()["patch_embed.proj.weight"])
+    assert torch.equal(started[kernel], load_file(vit)["patch_embed.proj.weight"])
     assert not torch.equal(started[kernel], random[kernel])
     assert torch.equal(started["head.classifier.weight"], random["head.classifier.weight"])
-    assert weights.read_meta(tmp_path / "model.safetensors")["pretrained"] == digest_file(tmp_path / "vit.safetensors")
+    assert weights.read_meta(tmp_path / "model.safetensors")["pretrained"] == digest_file(vit)
+
+
+def test_a_student_starts_from_its_teacher(data, teacher, tmp_path):
+    """init: teacher. With 0 epochs the trunk and the head are the teacher's, perception is as it would be without."""
+    stages = {"student": {"start": "teacher", "epochs": 0}}
+    made = train(tmp_path, data, run_config("student", stages=stages, pretrained="vit_tiny"), f"--teacher={teacher}", f"--start={teacher}")
+    started, taught = load_file(made), load_file(teacher)
+    own = fit.make_network(run_config("student"), FACTS).state_dict()
+    shared = [name for name in started if not name.startswith("fusion")]
+    assert "head.classifier.weight" in shared and all(torch.equal(started[name], taught[name]) for name in shared)
+    assert all(torch.equal(started[name], own[name]) for name in started if name.startswith("fusion"))
+    meta = weights.read_meta(made)
+    assert (meta["start"], meta["teacher"], meta["pretrained"]) == (digest_file(teacher), digest_file(teacher), "")
+
+
+def test_a_control_of_0_epochs_is_the_network_it_starts_from(data, teacher, tmp_path):
+    """What a teacher is worth on other sound: the same weights under another stage; what they heard in training stays known."""
+    stages = {"again": {"network": "dubbernet_teacher", "hears": True, "epochs": 0, "start": "teacher"}}
+    made = train(tmp_path, data, run_config("again", stages=stages), f"--start={teacher}")
+    ours, theirs = load_file(made), load_file(teacher)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    meta = weights.read_meta(made)
+    assert (meta["stage"], meta["epochs"], meta["start"]) == ("again", 0, digest_file(teacher))
+    assert (meta["label_derived"], meta["oracle"]) == (True, False)
+
+
+def test_a_teacher_of_frozen_tokens_and_a_probe_of_them(tmp_path):
+    """Tokens come from the shards; the weights say which encoder made them, and that they were allotted by label."""
+    tokens = Data(*pack(tmp_path, "audio_tokens"))
+    stages = {"probe": {"network": "audio_probe", "hears": True, "epochs": 1}, "teacher": {"epochs": 1}, "student": {"epochs": 1}}
+    made = {}
+    for stage in ("teacher", "probe", "student"):
+        (tmp_path / stage).mkdir()
+        given = [f"--teacher={made['teacher']}"] if stage == "student" else []
+        made[stage] = train(tmp_path / stage, tokens, run_config(stage, companion="tokens", stages=stages), *given)
+    for stage in ("teacher", "probe"):
+        meta = weights.read_meta(made[stage])
+        assert meta["tokens"] == {"encoder": "precomputed", "weights_sha256": "", "length": 2}
+        assert (meta["companion"], meta["hears"], meta["label_derived"], meta["bands"]) == ("tokens", True, True, 8)
+    assert weights.read_meta(made["student"])["tokens"] is None
+    assert not any(name.startswith("embedding") for name in load_file(made["probe"]))
 
 
 def process(folder: Path, data: Data, run: RunConfig, *more: str) -> BaseProcess:
@@ -160,46 +222,79 @@ def test_another_number_of_threads_is_told(data, tmp_path, capsys):
     assert "made on cpu with 1 threads, resumed on cpu with 2 threads" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_other_settings_or_data_is_not_resumed(data, tmp_path):
-    run = run_config("visual")
-    key = fit.checkpoint_key(run, "index", "split", "")
-    assert key == fit.checkpoint_key(run_config("visual", workers=2, checkpoint_epochs=5), "index", "split", "")
-    others = [
-        fit.checkpoint_key(run_config("visual", seed=1), "index", "split", ""),
-        fit.checkpoint_key(run_config("visual", optim={"lr": 0.1}), "index", "split", ""),
-        fit.checkpoint_key(run, "another index", "split", ""),
-        fit.checkpoint_key(run, "index", "another split", ""),
-        fit.checkpoint_key(run, "index", "split", "teacher"),
-    ]
-    assert len({key, *others}) == 6
+def test_a_checkpoint_of_other_settings_data_or_weights_is_not_resumed():
+    given = ("index", "split", "teacher", "start", "pretrained")
+    key = fit.checkpoint_key(run_config("student"), *given)
+    assert key == fit.checkpoint_key(run_config("student", workers=2, checkpoint_epochs=5), *given)  # the teacher's too
+    others = [fit.checkpoint_key(run_config("student"), *given[:i], "another", *given[i + 1 :]) for i in range(5)]
+    for changes in ({"optim": {"lr": 0.1}}, {"stages": {"teacher": {"changes": {"model": {"injection": "add"}}}}}):
+        others.append(fit.checkpoint_key(run_config("student", **changes), *given))
+    others.append(fit.checkpoint_key(run_config("student", seed=1), *given))
+    assert len({key, *others}) == 9
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"split": "1"}, r"split 0 \(expected 1\)"),
         ({"dataset": "mars"}, r"dataset toy \(expected mars\)"),
+        ({"split": "1"}, r"split 0 \(expected 1\)"),
+        ({"seed": 7}, r"seed 0 \(expected 7\)"),
+        ({"method": "other"}, r"method tiny \(expected other\)"),
         ({"classes": 5}, r"classes 3 \(expected 5\)"),
         ({"cameras": 6}, r"cameras 2 \(expected 6\)"),
     ],
 )
-def test_a_teacher_of_something_else_is_refused(teacher, changes, message):
-    names = ("classes", "cameras")
-    facts = fit.Facts(**{"classes": 3, "cameras": 2, "companion": None} | {k: v for k, v in changes.items() if k in names})
-    given = plain(run_config("student")) | {k: v for k, v in changes.items() if k not in names}
+@pytest.mark.parametrize("role", ["teacher", "start"])
+def test_weights_of_something_else_are_refused(teacher, role, changes, message):
+    """Among them a teacher checkpoint of another data set: one sentence, before anything is built."""
+    facts = replace(FACTS, **{name: value for name, value in changes.items() if name in ("classes", "cameras")})
+    stage = {"student": {"start": "teacher"}} if role == "start" else {}
+    run = run_config("student", stages=stage)
+    names = {name: value for name, value in changes.items() if name not in ("classes", "cameras")}
+    run = replace(run, **names, teacher=replace(run.teacher, **names))
+    with pytest.raises(TrainError, match=f"not the {role} of stage student: {message}; train stage teacher of this run"):
+        fit.check_made_by(str(teacher), role, "teacher", run, facts)
+    if role == "teacher":
+        with pytest.raises(TrainError, match=message):
+            fit.make_task(run, facts, fit.Given(teacher=str(teacher)), CPU)
+
+
+def test_weights_of_another_stage_are_refused(data, teacher, tmp_path):
+    student = tmp_path / "student"
+    student.mkdir()
+    other = train(student, data, run_config("untrained"))
+    with pytest.raises(TrainError, match=r"stage untrained \(expected teacher\), network dubbernet_student \(expected dubbernet_teacher\)"):
+        train(tmp_path, data, run_config("student"), f"--teacher={other}")
+    run = run_config("student", stages={"student": {"start": "teacher"}})
+    with pytest.raises(TrainError, match=r"not the start of stage student: stage untrained"):
+        train(tmp_path, data, run, f"--teacher={teacher}", f"--start={other}")
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "given", "message"),
+    [
+        ("student", {}, {}, "stage student needs --teacher, the weights of stage teacher, its teacher"),
+        ("visual", {"start": "teacher"}, {}, "stage visual needs --start, the weights of stage teacher, from which it starts"),
+        ("visual", {"changes": {"pretrained": "vit_x"}}, {}, "stage visual needs --pretrained, the ViT 'vit_x' of the setting"),
+        ("visual", {}, {"teacher": "t"}, "no weights of that kind; leave --teacher=t out"),
+        ("visual", {}, {"start": "s"}, "no weights of that kind; leave --start=s out"),
+        ("visual", {}, {"pretrained": "p"}, "no weights of that kind; leave --pretrained=p out"),
+        (
+            "visual",
+            {"start": "teacher", "changes": {"pretrained": "vit_x"}},
+            {"start": "s", "pretrained": "p"},
+            "leave --pretrained=p out",  # it starts from a stage, not from the ViT
+        ),
+    ],
+)
+def test_weight_files_that_are_missing_or_one_too_many(data, tmp_path, stage, changes, given, message):
+    run = run_config(stage, stages={stage: changes})
     with pytest.raises(TrainError, match=message):
-        fit.load_teacher(teacher, fit.build(RunConfig, given), facts)
-
-
-def test_teacher_argument(data, teacher, tmp_path):
-    with pytest.raises(TrainError, match="needs --teacher, the weights of stage teacher"):
-        train(tmp_path, data, run_config("student"))
-    with pytest.raises(TrainError, match="has no teacher"):
-        train(tmp_path, data, run_config("visual"), f"--teacher={teacher}")
+        train(tmp_path, data, run, *(f"--{name}={path}" for name, path in given.items()))
 
 
 def test_store_of_another_data_set(data, tmp_path):
-    run = fit.build(RunConfig, plain(run_config("visual")) | {"dataset": "mars"})
+    run = replace(run_config("visual"), dataset="mars")
     with pytest.raises(TrainError, match="INDEX of data set 'toy', but"):
         train(tmp_path, data, run)
 
@@ -207,18 +302,33 @@ def test_store_of_another_data_set(data, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"network": "dubbernet_teecher"}, "did you mean 'dubbernet_teacher'"),
         ({"network": "dubbernet_visual", "hears": True}, "neither 'dubbernet_visual' nor a teacher hears"),
         ({"network": "dubbernet_teacher", "hears": False}, "'dubbernet_teacher' hears a companion; set hears to true"),
     ],
 )
 def test_a_network_that_does_not_fit_the_stage(stage, message):
     with pytest.raises(ConfigError, match=message):
-        fit.make_task(run_config("visual", stages={"visual": stage}), FACTS, None, CPU)
+        fit.make_task(run_config("visual", stages={"visual": stage}), FACTS, NONE, CPU)
+
+
+def test_an_unknown_network_is_refused_by_the_settings():
+    with pytest.raises(ConfigError, match="did you mean 'dubbernet_teacher'"):
+        run_config("visual", stages={"visual": {"network": "dubbernet_teecher"}})
 
 
 @pytest.mark.parametrize("hears", [True, False])
 def test_a_student_may_leave_hearing_to_its_teacher(teacher, hears):
     run = run_config("student", stages={"student": {"hears": hears}})
-    task = fit.make_task(run, FACTS, fit.load_teacher(teacher, run, FACTS), CPU)
-    assert fit.listens(run) and not fit.weights_meta(run, FACTS, task.model, "", "")["label_derived"]
+    task = fit.make_task(run, FACTS, fit.Given(teacher=str(teacher)), CPU)
+    assert fit.listens(run) and not fit.weights_meta(run, FACTS, task.model, {})["label_derived"]
+
+
+def test_a_teacher_is_built_by_its_own_settings(data, tmp_path):
+    """Its stage may change the network; the student's settings say nothing about that."""
+    stages = {"teacher": {"changes": {"model": {"injection": "add", "drop_path": 0.0}}, "epochs": 0}, "student": {"epochs": 1}}
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    for folder in (teacher, student):
+        folder.mkdir()
+    made = train(teacher, data, run_config("teacher", stages=stages))
+    train(student, data, run_config("student", stages=stages), f"--teacher={made}")
+    assert metrics(student)[0]["terms"]["tokens"] > 0

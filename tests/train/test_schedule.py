@@ -23,7 +23,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("epoch", "weight", "bias"), TABLE)
-def test_table(epoch, weight, bias):
+def test_d4_table(epoch, weight, bias):
     assert learning_rate(epoch, 61, 0.008, 0.008, RELEASED) == pytest.approx(weight, rel=3e-5)
     assert learning_rate(epoch, 61, 0.016, 0.008, RELEASED) == pytest.approx(bias, rel=3e-5)
 

@@ -1,15 +1,16 @@
 """The loop: weights and terms, NaN, logs, and resume to the last bit (promise R6)."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from model import weights
-from model.registry import MODELS
+from model.registry import make
 from pipeline.base.errors import TrainError
-from tests.train.tiny import FACTS, BatchLoader, batch, run_config
+from tests.train.tiny import CAMERAS, CLASSES, BatchLoader, batch, network, run_config
 from train.checkpoint import Checkpoints
 from train.tasks import Distill, Identify, Task
 from train.trainer import CHECK_STEPS, EpochLog, autocast, check_weights, choose_device, train
@@ -19,9 +20,8 @@ CPU = torch.device("cpu")
 
 def make_task(seed: int = 0) -> Distill:
     run = run_config("student", seed)
-    torch.manual_seed(seed)
-    teacher = MODELS["dubbernet_teacher"](run.settings.model, **FACTS)
-    return Distill(MODELS["dubbernet_student"](run.settings.model, **FACTS), run.settings, teacher)
+    student = network(run, seed)
+    return Distill(student, run.settings, make(run.teacher, CLASSES, CAMERAS))
 
 
 class KilledError(Exception):
@@ -97,8 +97,7 @@ def test_negative_controls(tmp_path, whole, monkeypatch):
 def test_drop_path_is_drawn_anew_in_every_step(tmp_path):
     """The step's seed depends on the step: the same batch gives another loss in the next step, at a rate of almost 0."""
     run = run_config("visual", optim={"lr": 1e-12})
-    torch.manual_seed(0)
-    task = Identify(MODELS["dubbernet_visual"](run.settings.model, **FACTS), run.settings)
+    task = Identify(network(run), run.settings)
     seen = []
     forward = task.terms
     task.terms = lambda some: seen.append(forward(batch())) or seen[-1]
@@ -112,6 +111,7 @@ def test_metrics(whole):
         assert set(record["terms"]) == {"identity", "triplet", "tokens", "logits", "budget"}
         assert record["loss"] == pytest.approx(sum(record["terms"].values()), rel=1e-5)  # all weights are 1
         assert 0 <= record["stats"]["mask_0_zero"] <= 1
+        assert record["remarks"] == []
     assert [record["lr"] for record in whole[1]] == pytest.approx([0.0068308, 0.004008, 0.0011852, 1.6e-5], rel=1e-4)
 
 
@@ -131,12 +131,21 @@ def test_terms_and_weights_must_agree(weights_given, message):
 
 def test_disagreement_stops_before_the_first_step(tmp_path):
     run = run_config("visual", stages={"visual": {"weights": {"budget": 1.0}}})
-    task = Identify(MODELS["dubbernet_visual"](run.settings.model, **FACTS), run.settings)
+    task = Identify(network(run), run.settings)
     loader = KillingLoader(1)
     with pytest.raises(
         TrainError, match=r"tiny\.stages\.visual\.weights: no weight for the terms identity, triplet; no term for the weight budget"
     ):
         train(task, loader, run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+
+
+def test_a_tap_that_is_not_there_stops_before_the_first_step(tmp_path):
+    run = run_config("student", distill={"tap": "attn"}, stages={"teacher": {"network": "dubbernet_visual", "hears": False}})
+    task = Distill(network(run), run.settings, make(run.teacher, CLASSES, CAMERAS))
+    before = {name: tensor.clone() for name, tensor in task.state_dict().items() if "num_batches" not in name and "running" not in name}
+    with pytest.raises(TrainError, match=r"distill\.tap=attn: the teacher \(DubberNet\) fuses nothing"):
+        train(task, BatchLoader(hears=False), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+    assert all(torch.equal(task.state_dict()[name], value) for name, value in before.items())
 
 
 def test_nan_names_epoch_step_and_term():
@@ -171,7 +180,7 @@ def test_a_diverged_training_saves_nothing(tmp_path, value):
             return {"identity": weight.sum() * (float("nan") if value == "loss" else 1.0)}
 
     run = run_config("visual", stages={"visual": {"weights": {"identity": 1.0}, "epochs": 1}})
-    task = Broken(MODELS["dubbernet_visual"](run.settings.model, **FACTS))
+    task = Broken(network(run))
     checkpoints = Checkpoints(tmp_path / "ckpt", "key", "cpu", print)
     with pytest.raises(TrainError, match="epoch 1, step 1: 'identity' is nan" if value == "loss" else "epoch 1: 'model.head.* not finite"):
         train(task, BatchLoader(steps=1), run, device=CPU, metrics=tmp_path / "m", checkpoints=checkpoints)
@@ -180,17 +189,35 @@ def test_a_diverged_training_saves_nothing(tmp_path, value):
 
 def test_plain_lines_where_stderr_is_no_terminal(tmp_path, capsys):
     run = run_config("visual", stages={"visual": {"epochs": 2}})
-    task = Identify(MODELS["dubbernet_visual"](run.settings.model, **FACTS), run.settings)
+    task = Identify(network(run), run.settings)
     train(task, BatchLoader(steps=1), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["visual 1/2", "visual 2/2"]
 
 
-def test_collapsed_mask_is_told(tmp_path, capsys):
+def test_a_collapsed_mask_is_told_and_recorded(tmp_path, capsys):
+    """As a warning while it trains, and in the log for the report."""
     run, task = run_config("student", stages={"student": {"epochs": 1}}), make_task()
-    task.masks[0].score[4].bias.data.fill_(-100)
-    train(task, BatchLoader(steps=1), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
-    assert "warning: student, epoch 1: mask_0_zero=1.000: the mask has collapsed" in capsys.readouterr().err
+    for generator, bias in zip(task.masks, (-100, 100), strict=True):
+        generator.score[4].bias.data.fill_(bias)
+    done = train(task, BatchLoader(steps=1), run, device=CPU, metrics=tmp_path / "metrics.jsonl", checkpoints=None)
+    told = capsys.readouterr().err
+    assert "warning: student, epoch 1: mask_0_zero=1.000: the mask has collapsed" in told
+    (remark,) = records(tmp_path)[0]["remarks"]
+    assert remark in told and done[0]["remarks"] == [remark]
+
+
+def test_l5_a_raw_mask_collapses_in_a_whole_training_and_says_so(tmp_path):
+    """The task and the loop themselves, 300 steps of SGD at the rate of the defaults on random clips; normalized stays open."""
+    remarks = {}
+    for mask, weights_given in (("raw", {}), ("normalized", {"budget": 1.0})):
+        weights_given |= {"identity": 1.0, "triplet": 1.0, "tokens": 1.0, "logits": 1.0}
+        run = run_config("student", distill={"mask": mask}, schedule={"period": 100})
+        stage = replace(run.this, weights=weights_given, epochs=3)
+        task = Distill(network(run), run.settings, make(run.teacher, CLASSES, CAMERAS))
+        done = train(task, BatchLoader(steps=100), replace(run, this=stage), device=CPU, metrics=tmp_path / mask, checkpoints=None)
+        remarks[mask] = [len(record["remarks"]) for record in done]
+    assert remarks["raw"][-1] == 2 and remarks["normalized"][-1] == 0
 
 
 def test_precision():
@@ -215,8 +242,7 @@ def test_learning_lowers_the_loss(tmp_path):
             yield from (batch() for _ in range(self.steps))
 
     run = run_config("visual", model={"drop_path": 0.0}, stages={"visual": {"epochs": 8}})
-    torch.manual_seed(0)
-    task = Identify(MODELS["dubbernet_visual"](run.settings.model, **FACTS), run.settings)
+    task = Identify(network(run), run.settings)
     done = train(task, Same(steps=5), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
     assert done[-1]["terms"]["triplet"] < 0.5 * done[0]["terms"]["triplet"]
     assert done[-1]["terms"]["identity"] < done[0]["terms"]["identity"]

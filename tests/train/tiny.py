@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
+from model.api import Network, Outputs
+from model.registry import make
 from pipeline.base import tables
 from pipeline.base.batch import Batch, Companion
 from pipeline.base.build import build, merge
-from pipeline.base.config import RunConfig
+from pipeline.base.config import AudioConfig, CompanionConfig, DatasetConfig, FramesConfig, MethodConfig, RunConfig, TokensConfig
 from pipeline.base.seeds import rng
+from pipeline.resolve_config import Sections, resolve
 from shards import pack_shard
 
 BANDS = 8
-CLASSES = 3
-FACTS = {"classes": CLASSES, "cameras": 2, "bands": BANDS, "height": 32, "width": 32}
+CLASSES, CAMERAS = 3, 2
 
 METHOD: dict[str, Any] = {
     "stages": {
@@ -54,39 +57,49 @@ METHOD: dict[str, Any] = {
 
 
 def run_config(stage: str, seed: int = 0, **method: Any) -> RunConfig:
-    """The resolved settings of one stage; `method` is laid over METHOD."""
-    settings = merge(METHOD, method)
-    return build(
-        RunConfig,
-        {
-            "method": "tiny",
-            "dataset": "toy",
-            "split": "0",
-            "seed": seed,
-            "stage": stage,
-            "companion": "audio",
-            "kind": "audio",
-            "bands": BANDS,
-            "height": 32,
-            "width": 32,
-            "this": settings["stages"][stage],
-            "settings": settings,
+    """The resolved settings of one stage (and of its teacher); `method` is laid over METHOD. Companions: audio, tokens."""
+    tokens = TokensConfig(encoder="precomputed", store="/nowhere", tokens=2, width=BANDS)
+    sections = Sections(
+        method=build(MethodConfig, merge(METHOD, method)),
+        dataset=DatasetConfig(source="manifest", splits=("0", "1"), frames=FramesConfig(height=32, width=32)),
+        companions={
+            "audio": CompanionConfig(audio=AudioConfig(bands=BANDS)),
+            "tokens": CompanionConfig(kind="audio_tokens", tokens=tokens),
         },
     )
+    return resolve(sections, method="tiny", dataset="toy", split="0", seed=seed, stage=stage)
+
+
+def network(run: RunConfig, seed: int = 0) -> Network:
+    """The network of a run with reproducible weights, in training mode."""
+    torch.manual_seed(seed)
+    return make(run, CLASSES, CAMERAS)
 
 
 def batch(seed: int = 0, clips: int = 4, hears: bool = True) -> Batch:
-    """Random clips of identities 0, 0, 1, 1, ..., two frames each; each clip hears its own item."""
+    """Random clips of identities 0, 0, 1, 1, ..., two frames each; each clip hears its own item, some frames are erased."""
     draw = rng(seed, "batch")
     values = torch.from_numpy(draw.standard_normal((clips, 8, BANDS), np.float32))
     align = torch.arange(clips).repeat_interleave(2).reshape(clips, 2)
     return Batch(
         frames=torch.from_numpy(draw.integers(0, 256, (clips, 2, 3, 32, 32), np.uint8)),
         label=torch.arange(clips) // 2,
-        camera=torch.arange(clips) % 2,
+        camera=torch.arange(clips) % CAMERAS,
         tracklet=[f"t{i}" for i in range(clips)],
         companions={"audio": Companion(values, torch.full((clips,), 8), align)} if hears else {},
+        erased=torch.from_numpy(draw.random((clips, 2)) < 0.5),
     )
+
+
+class Saying(Network):
+    """Gives fixed Outputs, so that what a task makes of them can be worked out by hand; one parameter, which is not used."""
+
+    def __init__(self, out: Outputs) -> None:
+        super().__init__(hears=False, kind="", classes=CLASSES, cameras=0, bands=0, height=32, width=32)
+        self.out, self.unused = out, nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Batch) -> Outputs:
+        return self.out
 
 
 class BatchLoader:
@@ -100,11 +113,19 @@ class BatchLoader:
             yield batch(self.seed * 10_000 + epoch * 100 + step, hears=self.hears)
 
 
-def pack(folder: Path) -> tuple[Path, Path]:
+ENCODED = {
+    "audio": (10, {"form": "log-mel", "audio": {"bands": BANDS}}),
+    "audio_tokens": (2, {"form": "tokens", "tokens": {"encoder": "precomputed", "weights_sha256": "", "length": 2}}),
+}
+"""By kind of companion: frames of an item as packed, and what FEATURES meta says about them."""
+
+
+def pack(folder: Path, kind: str = "audio") -> tuple[Path, Path]:
     """INDEX and SPLIT of a store of 3 training identities x 2 tracklets x 3 frames, each with its own voice.
 
     Grey frames whose brightness tells the identity; made by the real packing step.
     """
+    length, about = ENCODED[kind]
     names = [f"{identity:04d}C{camera}" for identity in range(CLASSES) for camera in (0, 1)]
     draw = rng(1, "pack")
     jpegs = {name: [_jpeg(draw, 60 + 60 * int(name[:4])) for _ in range(3)] for name in names}
@@ -119,9 +140,9 @@ def pack(folder: Path) -> tuple[Path, Path]:
         }
         for n in names
     ]
-    features = draw.standard_normal((len(names), 10, BANDS)).astype(np.float16)
+    features = draw.standard_normal((len(names), length, BANDS)).astype(np.float16)
     write = {
-        "tracklets": (tables.TRACKLETS, tracklets, {"dataset": "toy", "cameras": 2}),
+        "tracklets": (tables.TRACKLETS, tracklets, {"dataset": "toy", "cameras": CAMERAS}),
         "plan": (tables.PLAN, [{"tracklet": n, "shard": 0, "order": i, "frames": 3} for i, n in enumerate(names)], {}),
         "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {}),
         "frames": (
@@ -147,15 +168,15 @@ def pack(folder: Path) -> tuple[Path, Path]:
                 }
                 for n in names
             ],
-            {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 0},
+            {"kind": kind, "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 0, "test": False},
         ),
         "features": (
             tables.FEATURES,
             [
-                {"item": f"voice_{n}", "values": values.tobytes(), "length": 10, "width": BANDS, "dtype": "float16"}
+                {"item": f"voice_{n}", "values": values.tobytes(), "length": length, "width": BANDS, "dtype": "float16"}
                 for n, values in zip(names, features, strict=True)
             ],
-            {"kind": "audio", "audio": {"bands": BANDS}},
+            {"kind": kind, "bands": BANDS, **about},
         ),
     }
     for name, (schema, rows, meta) in write.items():
@@ -163,7 +184,7 @@ def pack(folder: Path) -> tuple[Path, Path]:
     index = folder / "store" / "00000.parquet"
     index.parent.mkdir()
     files = [f"--{name}={folder / name}.parquet" for name in ("tracklets", "plan", "frames", "alignment", "features")]
-    pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--shard=0", "--kind=audio", *files])
+    pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--shard=0", f"--kind={kind}", *files])
     return index, folder / "split.parquet"
 
 

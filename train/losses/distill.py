@@ -1,20 +1,25 @@
-"""What a student learns from a frozen teacher: its tokens (weighted by a mask) and its logits.
+"""What a student learns from a frozen teacher: its tokens (weighted by a mask), its logits, its features.
 
 In:      tensors of student and teacher, and masks of the mask generator.   Out: one number per loss.
-Source:  specs/dubbernet.md section 5.3, golden facts L4 and L5.
+Source:  specs/dubbernet.md section 5.3, golden facts L3, L4 and L5. Every distance between student and teacher carries the
+         factor T^2 (16 at temperature 4), as released; for the divergences it also keeps the gradient's size independent
+         of T. L1 and squared differences have no softmax, so there T is nothing but this factor.
          Ours: the mask is used (the released code drops it), normalised per frame and held by a budget, because a
          non-negative mask times a non-negative loss falls to 0 and stays there.
 """
 
-# R rows (frames of all clips, B*T), N tokens of a frame, D token width, K classes
+# B clips, R rows (frames of all clips, B*T), N tokens of a frame, D token width, K classes
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# --- 5.3 TKD: tokens --------------------------------------------------------------------------------------------------
 
 
 def divergence(student: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -23,7 +28,7 @@ def divergence(student: Tensor, target: Tensor, temperature: float) -> Tensor:
     Args:
         student: float [..., D]; computed in float32 whatever its type.
         target: float [..., D], without gradient.
-        temperature: T > 0. The factor T^2 keeps the size of the gradient independent of T.
+        temperature: T > 0.
 
     Returns:
         float32 [...], at least 0.
@@ -33,18 +38,59 @@ def divergence(student: Tensor, target: Tensor, temperature: float) -> Tensor:
     return F.kl_div(student_log, target_log, reduction="none", log_target=True).sum(-1) * temperature**2
 
 
-def token_distill_loss(student_RND: Tensor, target_RND: Tensor, weight_RN: Tensor | None, temperature: float) -> Tensor:
-    """TKD of one fusion point: mean over frames and tokens of weight times the divergence over channels.
+def absolute_difference(student: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 * mean over the last axis of |student - target|; arguments and result as :func:`divergence`."""
+    return (student.float() - target.detach().float()).abs().mean(-1) * temperature**2
+
+
+def squared_difference(student: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 * mean over the last axis of (student - target)^2; arguments and result as :func:`divergence`."""
+    return (student.float() - target.detach().float()).square().mean(-1) * temperature**2
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "kl": divergence,
+    "l1": absolute_difference,
+    "mse": squared_difference,
+}
+"""Distance of one token over its channels, by the value of `distill.token`."""
+
+
+def normalise_tokens(tokens: Tensor, how: str) -> Tensor:
+    """Each token scaled by itself: float [..., D] -> float32 [..., D].
 
     Args:
-        student_RND, target_RND: float [R, N, D], tokens after the fusion.
-        weight_RN: float [R, N] from :func:`mask_weights`; None weighs every token 1.
+        how: 'none'; 'l2', to length 1; 'ln', to mean 0 and variance 1 over its channels (a LayerNorm without parameters).
+    """
+    tokens = tokens.float()
+    if how == "l2":
+        return F.normalize(tokens, dim=-1)
+    if how == "ln":
+        return F.layer_norm(tokens, tokens.shape[-1:])
+    assert how == "none", how
+    return tokens
+
+
+def token_distill_loss(
+    student_RND: Tensor, target_RND: Tensor, weight_RN: Tensor | None, temperature: float, distance: str = "kl", normalize: str = "none"
+) -> Tensor:
+    """TKD of one fusion point: mean over frames and tokens of weight times the distance over channels.
+
+    Args:
+        student_RND, target_RND: float [R, N, D], the tokens that are compared.
+        weight_RN: float [R, N] from :func:`mask_weights`, or a raw mask; None weighs every token 1.
+        temperature: T > 0; the factor T^2 is part of every distance.
+        distance: name in `DISTANCES`.
+        normalize: what :func:`normalise_tokens` does to both sides first.
 
     Returns:
         float32 scalar.
     """
-    each_RN = divergence(student_RND, target_RND, temperature)
+    each_RN = DISTANCES[distance](normalise_tokens(student_RND, normalize), normalise_tokens(target_RND, normalize), temperature)
     return each_RN.mean() if weight_RN is None else (each_RN * weight_RN.float()).mean()
+
+
+# --- 5.3 LKD: clips ---------------------------------------------------------------------------------------------------
 
 
 def logits_distill_loss(student_BK: Tensor, target_BK: Tensor, temperature: float) -> Tensor:
@@ -52,8 +98,16 @@ def logits_distill_loss(student_BK: Tensor, target_BK: Tensor, temperature: floa
     return divergence(student_BK, target_BK, temperature).mean()
 
 
+def feature_distill_loss(student_BD: Tensor, target_BD: Tensor, temperature: float) -> Tensor:
+    """LKD as released: T^2 * mean squared difference of features. float [B, D] twice (before the BNNeck) -> float32 scalar."""
+    return squared_difference(student_BD, target_BD, temperature).mean()
+
+
+# --- 5.3 mask training ------------------------------------------------------------------------------------------------
+
+
 def mask_weights(mask_RN: Tensor) -> Tensor:
-    """A mask as weights of mean 1 per frame.
+    """A mask as weights of mean 1 per frame (`mask: normalized`).
 
     Args:
         mask_RN: float [R, N] in 0..6 (after ReLU6).

@@ -1,6 +1,6 @@
 """Learn to tell training identities apart.
 
-In:      batches of labelled clips.   Out: the terms 'identity' and 'triplet'.
+In:      batches of labelled clips.   Out: the terms of `train.tasks.labelled`, nothing else.
 Source:  specs/dubbernet.md section 6.
 """
 
@@ -11,30 +11,21 @@ from torch import Tensor
 from model.api import Network
 from pipeline.base.batch import Batch
 from pipeline.base.config import MethodConfig
-from train.losses.identity import identity_loss
-from train.losses.triplet import triplet_loss
-from train.tasks.task import Task
+from train.tasks.labelled import Labelled
 
 
-class Identify(Task):
+class Identify(Labelled):
     """One network, judged by a classifier and by a metric.
 
     Args:
         model: gets the batch as the loader made it.
-        settings: only `smoothing` is read.
+        settings: `smoothing` and `model`.
         teacher: none; here so that every task is made alike.
     """
 
-    names = ("identity", "triplet")
-
     def __init__(self, model: Network, settings: MethodConfig, teacher: Network | None = None) -> None:
-        super().__init__(model)
+        super().__init__(model, settings)
         assert teacher is None, "'identify' has no teacher; StageConfig refuses one"
-        self.smoothing = settings.smoothing
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        out = self.model(batch)
-        return {
-            "identity": identity_loss(out.logits, batch.label, self.smoothing),
-            "triplet": triplet_loss(out.feat, batch.label),
-        }
+        return self.label_terms(self.model(batch), batch)

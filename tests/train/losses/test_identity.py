@@ -8,7 +8,7 @@ import torch
 from train.losses.identity import identity_loss
 
 
-def test_golden():
+def test_l2_loss():
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, -1.0]])
     assert identity_loss(logits, torch.tensor([0, 1]), 0.1).item() == pytest.approx(0.440242, abs=5e-7)
 
@@ -21,7 +21,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("classes", [2, 7])
-def test_equal_logits_give_ln_k(classes):
+def test_l2_equal_logits_give_ln_k(classes):
     assert identity_loss(torch.zeros(3, classes), torch.tensor([0, 1, 1])).item() == pytest.approx(math.log(classes))
 
 

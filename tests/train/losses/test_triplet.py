@@ -23,11 +23,11 @@ def slow_triplet(feat: torch.Tensor, label: torch.Tensor) -> float:
     return total / len(feat)
 
 
-def test_golden():
+def test_l1_loss():
     assert triplet_loss(POINTS, LABELS).item() == pytest.approx(0.532067, abs=5e-7)
 
 
-def test_golden_distances():
+def test_l1_distances():
     distance = pairwise_distance(POINTS)
     farthest = [distance[i][LABELS[i] == LABELS].max().item() for i in range(4)]
     nearest = [distance[i][LABELS[i] != LABELS].min().item() for i in range(4)]
@@ -35,7 +35,7 @@ def test_golden_distances():
     assert nearest == pytest.approx([3, 3.16228, 3, 4.24264], abs=1e-5)
 
 
-def test_equal_features_give_ln_2_and_a_finite_gradient():
+def test_l1_equal_features_give_ln_2_and_a_finite_gradient():
     feat = torch.ones(4, 3, requires_grad=True)
     loss = triplet_loss(feat, LABELS)
     loss.backward()
