@@ -35,7 +35,7 @@ rule data:
         [
             shards(*pair)
             for e in SETTINGS.experiments
-            for pair in stores(e, stages_of(e))
+            for pair in sorted(stores(e, stages_of(e)))
         ],
         [shards(dataset) for dataset in SETTINGS.prepare],
 

@@ -1,19 +1,21 @@
 """Turn the test tracklets of a split into one vector each.
 
-In:      config.json, model.safetensors, INDEX (tars beside it), SPLIT.
-Out:     EMBEDDINGS of the roles query, gallery and junk; its meta says what the network saw and where the weights are from.
+In:      config.json, model.safetensors, INDEX (tars beside it) of the companion `test_companion`, SPLIT.
+Out:     EMBEDDINGS of the roles query, gallery and junk; its meta says what the network saw and heard, and where the weights
+         are from.
 Source:  specs/dubbernet.md sections 3.3 and 7.1 (mean over the tracklet's chunks of the feature after the BNNeck, float32,
          not normalised) and 7.4 (who may hear at test time). Ours: the mean is summed in float64 in the order of the clips,
          so it does not depend on how clips were batched beyond the last digits of the network itself.
 
-A network that only sees never gets the companion: not even its bytes are read. A network that hears may do so where the
-sound is the tracklet's own, or where the test identities were dubbed on purpose; then the meta carries oracle: true, and
-every number made from these vectors has to carry the word.
+A network that only sees never gets the companion: not even its bytes are read. A network that hears may do so in shards
+whose companion was made for it (INDEX meta `test`; the loader refuses others): the tracklet's own sound, silence, or sound
+derived from the label. With the last the meta carries oracle: true, and every number made from these vectors has to carry
+the word. What a network heard in training (`trained_on`) does not make it oracle: silence tells nobody apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +24,20 @@ import pyarrow as pa
 import torch
 
 from model.api import Network
-from model.registry import MODELS
+from model.registry import make
 from model.weights import load, read_meta
 from pipeline.base import cli, tables
 from pipeline.base.batch import Batch
 from pipeline.base.build import build
 from pipeline.base.config import RunConfig
-from pipeline.base.errors import ConfigError, ScoreError, WeightsError, did_you_mean
+from pipeline.base.errors import ScoreError, WeightsError
 from pipeline.base.files import read_json
 from shards.loader import DenseLoader
 from shards.read import Store
 
 ROLES = ("query", "gallery", "junk")
+BLIND = ("audio_probe",)
+"""Networks that look at no frame."""
 BATCH_FRAMES = 384
 """Frames per batch: 64 clips of 6. More does not speed up a CPU and fits any GPU."""
 
@@ -86,8 +90,6 @@ def network_of(run: RunConfig, weights: str, device: torch.device | str) -> tupl
         ConfigError: no such network.
         WeightsError: the file is of another run, or does not fit.
     """
-    if run.this.network not in MODELS:
-        raise ConfigError(f"stages.{run.stage}.network='{run.this.network}': no such network{did_you_mean(run.this.network, MODELS)}")
     meta = read_meta(weights)
     for name in ("method", "dataset", "split", "seed", "stage"):
         if name in meta and meta[name] != getattr(run, name):
@@ -97,31 +99,31 @@ def network_of(run: RunConfig, weights: str, device: torch.device | str) -> tupl
     for name in ("classes", "cameras"):
         if not isinstance(meta.get(name), int):
             raise WeightsError(f"{weights}: its meta data do not say how many {name} it was trained with; write it with train.fit")
-    network = MODELS[run.this.network](
-        run.settings.model, classes=meta["classes"], cameras=meta["cameras"], bands=run.bands, height=run.height, width=run.width
-    )
+    network = make(run, meta["classes"], meta["cameras"])
     load(weights, network)
     return network.eval().to(device), meta
 
 
-def check_may_hear(companion: dict[str, Any] | None, run: RunConfig) -> None:
-    """Refuse a hearing network where its sound at test time would be missing or give the label away unmarked.
+def heard(companion: dict[str, Any], run: RunConfig, table: pa.Table, names: Collection[str]) -> dict[str, Any]:
+    """What the meta of EMBEDDINGS says about the sound of a network that hears.
 
     Args:
-        companion: entry of INDEX meta.
-
-    Raises:
-        ScoreError: says why, and what to evaluate instead.
+        companion: entry of INDEX meta; the loader has seen that test tracklets may hear it.
+        table: INDEX.
+        names: the embedded tracklets.
     """
-    if companion is None:
-        raise ScoreError(
-            f"stage '{run.stage}' hears {run.kind}, but the shards of {run.dataset} hold no companion; evaluate a stage that only sees"
-        )
-    if not companion["oracle"] and companion["policy"] != "recorded":
-        raise ScoreError(
-            f"stage '{run.stage}' hears, but the test identities of {run.dataset} have no sound of their own (policy '{companion['policy']}'); "
-            "evaluate a stage that only sees, or set alignment.oracle_test_audio, which marks every number as oracle"
-        )
+    sounding = {row["key"] for row in table.select(["key", "items"]).to_pylist() if row["items"]}
+    return {
+        "companion": run.test_companion,
+        "policy": companion["policy"],
+        "label_derived": companion["label_derived"],
+        "oracle": bool(companion["oracle"] or companion["label_derived"]),  # test tracklets that hear their label: never without the word
+        "heard": sum(name in sounding for name in names),
+    }
+
+
+SILENT = {"companion": None, "policy": None, "label_derived": False, "oracle": False, "heard": None}
+"""The same of a network that only sees."""
 
 
 def embeddings(vectors: Vectors, split: pa.Table, index: pa.Table, modality: str) -> pa.Table:
@@ -147,21 +149,16 @@ def embed(run: RunConfig, weights: str, store: Store, split: pa.Table, batch_fra
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("highest")  # no TF32: features are float32 on every device
     network, trained = network_of(run, weights, device)
-    companion = store.meta["companion"]
-    if network.hears:
-        check_may_hear(companion, run)
     loader = DenseLoader(store, split, ROLES, run, network.hears, workers, batch_frames)
     vectors = tracklet_vectors(network, loader, device)
-    modality = f"frames+{network.kind}" if network.hears else "frames"
-    sounding = {row["key"] for row in store.table.select(["key", "items"]).to_pylist() if row["items"]}
+    modality = "frames" if not network.hears else network.kind if run.this.network in BLIND else f"frames+{network.kind}"
     meta = {
         **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
         "network": run.this.network,
         "modality": modality,
-        "oracle": bool(network.hears and companion["oracle"]),
-        "policy": companion["policy"] if network.hears else None,
-        "heard": sum(name in sounding for name in vectors.tracklet) if network.hears else None,
-        "feature": "mean over clips of the feature after the BNNeck, float32, not normalised",
+        "trained_on": run.companion,
+        **(heard(store.meta["companion"], run, store.table, vectors.tracklet) if network.hears else SILENT),
+        "feature": "mean over clips of the embedding (after the BNNeck), float32, not normalised",
         "classes": trained["classes"],
         "cameras": trained["cameras"],
     }

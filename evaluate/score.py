@@ -9,7 +9,7 @@ Source:  specs/datasets.md section 8. Every number is stored with what it is a n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -125,8 +125,42 @@ def _about(subjects: Subjects, row: int) -> dict[str, Any]:
     return {"identity": str(subjects.identity[row]), "camera": int(subjects.camera[row])}
 
 
-def check_origin(meta: dict[str, Any], run: RunConfig, modality: str) -> None:
-    """Refuse embeddings of another run than config.json describes, or that do not say whether they heard label-derived sound.
+SOUNDS = {"recorded": "recorded sound", "silence": "silence", "noise": "noise"}
+"""What a test tracklet may hear that is not derived from labels, by policy of the alignment."""
+
+
+def seen(modality: str, meta: Mapping[str, Any]) -> str:
+    """What the network had before it at test time, in words that cannot be taken for one another.
+
+    Args:
+        modality: of EMBEDDINGS: 'frames', 'frames+<kind>', or '<kind>' of a network that only hears.
+        meta: of EMBEDDINGS; without sound none is needed.
+
+    Returns:
+        'frames only', 'frames + silence', 'frames + recorded sound', 'oracle frames + label-derived audio', 'audio only: silence',
+        'oracle audio only: label-derived audio', and so on.
+
+    Raises:
+        ScoreError: sound was heard, and the meta does not say which, or contradicts itself.
+    """
+    if modality == "frames":
+        return "frames only"
+    if not {"oracle", "label_derived", "policy"} <= meta.keys():
+        raise ScoreError(
+            "embeddings heard sound but do not say whether it was derived from labels (oracle, label_derived, policy); "
+            "make them with evaluate.embed"
+        )
+    if meta["oracle"] != meta["label_derived"] or not (meta["label_derived"] or meta["policy"] in SOUNDS):
+        raise ScoreError(
+            f"embeddings say oracle={meta['oracle']}, label_derived={meta['label_derived']}, policy '{meta['policy']}': expected oracle "
+            "exactly where sound of test identities was derived from labels; make them with evaluate.embed"
+        )
+    sound = "label-derived audio" if meta["label_derived"] else SOUNDS[meta["policy"]]
+    return ("oracle " if meta["oracle"] else "") + (f"frames + {sound}" if modality.startswith("frames+") else f"audio only: {sound}")
+
+
+def check_origin(meta: Mapping[str, Any], run: RunConfig) -> None:
+    """Refuse embeddings of another run than config.json describes.
 
     Raises:
         ScoreError: names what differs.
@@ -134,21 +168,18 @@ def check_origin(meta: dict[str, Any], run: RunConfig, modality: str) -> None:
     for name in ("method", "dataset", "split", "seed", "stage"):
         if name in meta and meta[name] != getattr(run, name):
             raise ScoreError(f"embeddings are of {name} {meta[name]!r}, config.json is of {getattr(run, name)!r}; give both of one run")
-    if modality != "frames" and "oracle" not in meta:
-        raise ScoreError(
-            "embeddings heard sound but do not say whether it was derived from labels ('oracle'); make them with evaluate.embed"
-        )
 
 
 def metrics(embeddings: pa.Table, meta: dict[str, Any], run: RunConfig, protocols: Sequence[str]) -> dict[str, Any]:
     """All of metrics.json."""
     subjects = subjects_of(embeddings)
-    modality = embeddings.column("modality")[0].as_py()
-    check_origin(meta, run, modality)
+    check_origin(meta, run)
     return {
         **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
-        "modality": modality,
+        "modality": seen(embeddings.column("modality")[0].as_py(), meta),
         "oracle": bool(meta.get("oracle", False)),
+        "trained_on": run.companion,
+        "companion": meta.get("companion"),
         "heard": None if meta.get("heard") is None else {"tracklets": embeddings.num_rows, "with_sound": meta["heard"]},
         "feature": {"dim": subjects.vector.shape[1], "normalised": False, "distance": "squared euclidean"},
         **scores(subjects, protocols),

@@ -1,6 +1,6 @@
 """What a report is made of: inputs.json, and the run folders and tables that it names.
 
-In:      inputs.json ({"settings", "versions", "runs", "datasets"}).   Out: :class:`Inputs`.
+In:      inputs.json ({"settings", "versions", "runs", "datasets", "ablation"}).   Out: :class:`Inputs`.
 Source:  ours. A missing file is an error that names it; only what a run does not have to have (scores of a stage that is
          not evaluated) may be absent.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import tables
+from pipeline.base.build import build
+from pipeline.base.config import CompanionConfig, MethodConfig
 from pipeline.base.errors import ConfigError, ScoreError
 from pipeline.base.files import read_json
 
@@ -73,6 +75,22 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Ablation:
+    """A table that compares stages of one method (pipeline.base.config.AblationConfig, with its splits spelt out)."""
+
+    name: str
+    method: str
+    dataset: str
+    question: str
+    reference: str
+    """Stage that the others are compared with."""
+    rows: dict[str, str]
+    """Stage -> what is different about it, in the order of the table."""
+    splits: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """Everything the report shows comes from here."""
 
@@ -80,6 +98,29 @@ class Inputs:
     versions: dict[str, str]
     runs: list[Run]
     datasets: list[Data]
+    ablation: Ablation | None
+
+    def groups(self) -> list[list[Data]]:
+        """Data sets, each with all its companions: entries that have the tracklets in common, in the order of inputs.json.
+
+        The first entry of a group carries the name of the data set.
+        """
+        groups: dict[Path, list[Data]] = {}
+        for data in self.datasets:
+            groups.setdefault(data.tracklets, []).append(data)
+        return list(groups.values())
+
+    def method(self, name: str) -> MethodConfig:
+        """The settings of a method.
+
+        Raises:
+            ConfigError: inputs.json holds none, or not such as `pipeline.base.config` makes.
+        """
+        return build(MethodConfig, self.settings["methods"].get(name, {}), f"settings.methods.{name}")
+
+    def companion(self, name: str) -> CompanionConfig:
+        """The settings of a companion; as :meth:`method`."""
+        return build(CompanionConfig, self.settings["companions"].get(name), f"settings.companions.{name}")
 
     def protocols(self, dataset: str) -> list[str]:
         """Protocols of a data set in the order of its settings, the headline first; then any others that were scored."""
@@ -92,14 +133,15 @@ def read_inputs(path: Path) -> Inputs:
     """Read inputs.json and the run folders it names.
 
     Raises:
-        ConfigError: inputs.json lacks an entry.
+        ConfigError: inputs.json lacks an entry, or has one that is not of its form.
         ScoreError: a log line or metrics.json is not what `fit` and `score` write.
     """
     value = read_json(path)
     try:
         runs = [_run(entry) for entry in value["runs"]]
         datasets = [_data(name, entry) for name, entry in value["datasets"].items()]
-        return Inputs(dict(value["settings"]), dict(value["versions"]), runs, datasets)
+        ablation = None if value["ablation"] is None else build(Ablation, value["ablation"], "ablation")
+        return Inputs(dict(value["settings"]), dict(value["versions"]), runs, datasets, ablation)
     except KeyError as error:
         raise ConfigError(f"{path}: the entry {error} is missing; see evaluate/report_page/inputs.py for the form") from None
 

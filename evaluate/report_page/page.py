@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluate.report_page import sections
+from evaluate.report_page.ablation import Comparison
+from evaluate.report_page.ablation_page import ablation_section
 from evaluate.report_page.facts import data_facts, left_out
 from evaluate.report_page.inputs import Inputs
 from evaluate.report_page.markup import Child, Html, el, section
@@ -36,27 +38,33 @@ SELECTION = "Every stage is scored after its last epoch; no checkpoint was chose
 
 def words(inputs: Inputs) -> list[str]:
     """What a reader has to know before quoting a number."""
-    generated = [data.name for data in inputs.datasets if data.generated]
+    generated = _generated(inputs)
     demo = [DEMO.format(names=", ".join(generated))] if generated else []
     return [*demo, *([DUBBING] if any(data.dubbed for data in inputs.datasets) else []), SELECTION]
 
 
-def page(inputs: Inputs, config: ReportConfig, rows: Sequence[ScoreRow]) -> Html:
-    """The report as HTML."""
+def _generated(inputs: Inputs) -> list[str]:
+    return [group[0].name for group in inputs.groups() if group[0].generated]
+
+
+def page(inputs: Inputs, config: ReportConfig, rows: Sequence[ScoreRow], comparison: Comparison | None = None) -> Html:
+    """The report as HTML; an ablation's table stands first."""
     media = Media()
     shown = shown_data(inputs, config.media)
-    hidden = [data.name for data in inputs.datasets if data.name not in shown]
-    facts = {data.name: data_facts(data, _split(inputs, data.name, list(data.splits))) for data in inputs.datasets}
+    groups = inputs.groups()
+    hidden = [group[0].name for group in groups if group[0].name not in shown]
+    facts = {group[0].name: data_facts(group, _split(inputs, group[0].name, list(group[0].splits))) for group in groups}
     persons = persons_section(shown, config.identities, media, hidden)
     ranked = ranked_section(inputs, rows, shown, config.queries, media)
     parts: list[Child] = [
+        ablation_section(comparison) if comparison else None,
         sections.score_tables(inputs, rows),
         sections.cmc_figures(rows),
         ranked,
         persons,
         sections.training_figures(inputs.runs),
-        sections.data_section(inputs.datasets, facts),
-        sections.left_out_section({data.name: left_out(data) for data in inputs.datasets}),
+        sections.data_section(groups, facts),
+        sections.left_out_section({group[0].name: left_out(group) for group in groups}),
         section("reading", "How to read this", el("ul", [el("li", line) for line in words(inputs)], class_="words")),
         sections.config_section(inputs),
     ]
@@ -78,7 +86,7 @@ def _header(inputs: Inputs, config: ReportConfig, rows: Sequence[ScoreRow]) -> H
         if inputs.runs
         else "No training was run."
     )
-    generated = [data.name for data in inputs.datasets if data.generated]
+    generated = _generated(inputs)
     note = el("p", el("b", "Generated data. "), DEMO.format(names=_and(generated)), class_="note") if generated else None
     return el(
         "header",
@@ -95,6 +103,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 NAVIGATION = {
+    "ablation": "Ablation",
     "scores": "Scores",
     "cmc": "Rank curves",
     "ranked": "Ranked lists",

@@ -30,7 +30,9 @@ HIGH, LOW = 112, 144
 class Shown:
     """One data set's rows, if its media may stand in the page."""
 
+    name: str
     data: Data
+    """Where its media lie, with the first companion that has any sound."""
     rows: dict[str, dict[str, Any]]
     """Row of TRACKLETS by name."""
     heard: dict[str, list[dict[str, Any]]]
@@ -40,13 +42,14 @@ class Shown:
 def shown_data(inputs: Inputs, media: str) -> dict[str, Shown]:
     """Data sets whose media may be shown, by name."""
     out = {}
-    for data in inputs.datasets:
+    for group in inputs.groups():
+        data = next((one for one in group if one.alignment), group[0])
         if may_show(data, media):
             rows = {row["tracklet"]: row for row in tables.read(data.tracklets, tables.TRACKLETS).to_pylist()}
             heard: dict[str, list[dict[str, Any]]] = {}
             for row in tables.read(data.alignment, tables.ALIGNMENT).to_pylist() if data.alignment else []:
                 heard.setdefault(row["tracklet"], []).append(row)
-            out[data.name] = Shown(data, rows, heard)
+            out[group[0].name] = Shown(group[0].name, data, rows, heard)
     return out
 
 
@@ -60,7 +63,7 @@ def persons_section(shown: Mapping[str, Shown], count: int, media: Media, hidden
         chosen = _spread(_persons(one), share)
         if chosen:
             cards = [_person(one, identity, names, media) for identity, names in chosen]
-            parts += [el("h3", one.data.name), el("div", cards, class_="people")]
+            parts += [el("h3", one.name), el("div", cards, class_="people")]
     if hidden:
         parts.append(
             el("p", f"Frames and voices of {', '.join(hidden)} are not shown: the setting report.media keeps them out.", class_="empty")

@@ -9,13 +9,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluate.report_page.facts import DataFacts, LeftOut
+from evaluate.report_page.facts import DataFacts, LeftOut, StoreFacts
 from evaluate.report_page.figures import Series, figure, legend, line_chart, ticks
 from evaluate.report_page.inputs import Data, Inputs, Run, grouped
 from evaluate.report_page.markup import Child, Html, el, section, table
 from evaluate.report_page.summary import METRICS, UNDEFINED, ScoreRow
 
 CMC_SHOWN = 20
+UNFOLDED = 6
+"""Stages whose training curves are shown at once; where there are more, each is folded."""
 LISTED = 40
 """Rows of what was left out that the page lists; all are counted."""
 
@@ -44,6 +46,7 @@ def _tile(row: ScoreRow) -> Html:
         el("h3", row.dataset, el("span", f"{row.method} · {row.stage}")),
         el("dl", big("R1"), big("mAP"), class_="big"),
         el("p", el("b", row.protocol), " · ", row.rule),
+        el("p", row.modality, " ", oracle_mark() if row.oracle else None),
         el("p", row.sample),
         class_="tile",
     )
@@ -85,12 +88,12 @@ def _score_table(rows: Sequence[ScoreRow], protocols: Sequence[str]) -> Html:
         cells: list[Html] = []
         for p in protocols:
             row = of.get((method, stage, p))
-            cells += [el("td", _value(row, name), class_=_edge("n", i)) for i, name in enumerate(shown[p])]
+            cells += [el("td", score_cell(row, name), class_=_edge("n", i)) for i, name in enumerate(shown[p])]
         label = [
             el("b", stage),
             " ",
             oracle_mark() if any_row.oracle else None,
-            el("small", f"{method} · sees {any_row.modality}"),
+            el("small", f"{method} · {any_row.modality}"),
             el("small", any_row.sample),
         ]
         body.append(el("tr", el("th", label, scope="row"), cells))
@@ -101,7 +104,8 @@ def _edge(name: str, i: int) -> str:
     return name if i else f"{name} edge"
 
 
-def _value(row: ScoreRow | None, name: str) -> Child:
+def score_cell(row: ScoreRow | None, name: str) -> Child:
+    """Mean in percent with its standard deviation, if any."""
     if row is None:
         return UNDEFINED
     value = row.values[name]
@@ -157,7 +161,7 @@ def _network_name(row: ScoreRow) -> str:
 
 def training_figures(runs: Sequence[Run]) -> Html | None:
     """Loss terms and learning rate per epoch; one small chart each, because their scales have nothing in common."""
-    blocks = []
+    blocks: list[tuple[str, str, Html]] = []
     for (dataset, method, stage), group in grouped(runs).items():
         logs = [run.log for run in group if run.log]
         if not logs:
@@ -167,11 +171,15 @@ def training_figures(runs: Sequence[Run]) -> Html | None:
         charts = [_curve(name, [[float(value(line)) for line in log] for log in logs], logs, i) for i, (name, value) in enumerate(wanted)]
         charts.append(_curve("learning rate", [[float(line["lr"]) for line in log] for log in logs], logs, 5))
         many = f"mean of {len(logs)} runs, single runs faint" if len(logs) > 1 else f"split {group[0].split}, seed {group[0].seed}"
-        blocks.append([el("h3", dataset, el("span", f"{method} · {stage} · {many}")), el("div", charts, class_="charts small")])
+        blocks.append((dataset, f"{method} · {stage} · {many}", el("div", charts, class_="charts small")))
     if not blocks:
         return None
+    if len(blocks) > UNFOLDED:
+        parts = [[el("details", el("summary", what, " ", el("small", of)), charts)] for of, what, charts in blocks]
+    else:
+        parts = [[el("h3", of, el("span", what)), charts] for of, what, charts in blocks]
     return section(
-        "training", "Training", blocks, lead="Means over each epoch, as logged. The weighted sum is “loss”; its terms are unweighted."
+        "training", "Training", parts, lead="Means over each epoch, as logged. The weighted sum is “loss”; its terms are unweighted."
     )
 
 
@@ -195,45 +203,77 @@ def _curve(name: str, values: Sequence[Sequence[float]], logs: Sequence[Sequence
     return figure(name, chart)
 
 
-def data_section(data: Sequence[Data], facts: Mapping[str, DataFacts]) -> Html:
-    """Counts, shards, companion and licence of every data set."""
+def data_section(groups: Sequence[Sequence[Data]], facts: Mapping[str, DataFacts]) -> Html:
+    """Counts, shards, companions and licence of every data set; each is given with all its companions."""
     parts: list[Child] = []
-    for one in data:
-        known = facts[one.name]
+    for group in groups:
+        name = group[0].name
+        known = facts[name]
         rows = [
             [r.role, f"{r.tracklets:,}", f"{r.identities:,}", f"{r.nobody:,}" if r.nobody else UNDEFINED, f"{r.frames:,}", str(r.cameras)]
             for r in known.roles
         ]
         which = f"roles of split {known.split}" + (f", one of {known.splits}" if known.splits > 1 else "")
-        kind = el("span", "generated by pipeline/demo", class_="tag") if one.generated else None
+        kind = el("span", "generated by pipeline/demo", class_="tag") if group[0].generated else None
         parts.append(
             el(
                 "article",
-                el("h3", one.name, " ", kind, el("span", which)),
+                el("h3", name, " ", kind, el("span", which)),
                 table(["role", "tracklets", "persons", "distractors or junk", "frames", "cameras"], rows, numeric=range(1, 6)),
-                el("dl", [[el("dt", name), el("dd", value)] for name, value in _properties(one, known)], class_="props"),
+                _companions(known) if len(known.stores) > 1 else None,
+                el("dl", [[el("dt", name), el("dd", value)] for name, value in _properties(group, known)], class_="props"),
                 class_="card",
             )
         )
     return section("data", "Data", *parts)
 
 
-def _properties(data: Data, facts: DataFacts) -> list[tuple[str, Child]]:
-    out: list[tuple[str, Child]] = [
-        ("Shards", f"{facts.shards} with {facts.samples:,} samples, {size_text(facts.bytes)}; frames {facts.frame_size} (height × width)"),
-    ]
-    if facts.companion is None:
+def _nature(companion: Mapping[str, Any]) -> str:
+    return "label-derived" if companion["label_derived"] else "not label-derived"
+
+
+def _companions(facts: DataFacts) -> Html:
+    """All companions of a data set, one line each."""
+    rows: list[list[Child]] = []
+    for store in facts.stores:
+        allotted: Child = "frames only"
+        nature = UNDEFINED
+        if store.companion is not None:
+            allotted = [store.companion["policy"], [" ", oracle_mark()] if store.companion["oracle"] else None]
+            nature = _nature(store.companion)
+        counts = [f"{n:,}" if n else UNDEFINED for n in (store.items, store.owners, store.dubbed, store.unusable)]
+        rows.append([store.name, allotted, nature, *counts, f"{store.shards}, {size_text(store.bytes)}"])
+    head = ["shards of", "allotted by", "", "clips", "speakers", "tracklets that hear", "clips unusable", "shards"]
+    return table(head, rows, numeric=range(3, 8), class_="companions")
+
+
+def _properties(group: Sequence[Data], facts: DataFacts) -> list[tuple[str, Child]]:
+    out: list[tuple[str, Child]] = []
+    if len(facts.stores) == 1:
+        out += _store_properties(facts.stores[0], facts.frame_size)
+    else:
+        out.append(("Frames", f"{facts.frame_size} (height × width), {facts.stores[0].samples:,} samples in each set of shards"))
+    out.append(("Licence of frames", group[0].licence))
+    voices = dict.fromkeys(data.voices_licence for data in group if data.voices_licence)
+    if voices:
+        out.append(("Licence of voices", "; ".join(map(str, voices))))
+    return out
+
+
+def _store_properties(store: StoreFacts, frame_size: str) -> list[tuple[str, Child]]:
+    """The only companion of a data set."""
+    size = f"{store.shards} with {store.samples:,} samples, {size_text(store.bytes)}; frames {frame_size} (height × width)"
+    out: list[tuple[str, Child]] = [("Shards", size)]
+    if store.companion is None:
         out.append(("Companion", "none"))
     else:
-        nature = "label-derived" if facts.companion["label_derived"] else "not label-derived"
-        oracle: Child = [" ", oracle_mark(), " test identities are dubbed, too"] if facts.companion["oracle"] else None
-        clips = f"{facts.items:,} clips of {facts.owners:,} speakers, heard by {facts.dubbed:,} tracklets" if facts.items else "no clips"
-        out.append(("Companion", [f"{facts.companion['kind']}, policy {facts.companion['policy']} ({nature}): {clips}", oracle]))
-    if facts.probed:
-        out.append(("Clips decoded", f"{facts.probed:,}, of which {facts.unusable:,} could not be used"))
-    out.append(("Licence of frames", data.licence))
-    if data.voices_licence:
-        out.append(("Licence of voices", data.voices_licence))
+        oracle: Child = [" ", oracle_mark(), " test identities are dubbed, too"] if store.companion["oracle"] else None
+        clips = f"{store.items:,} clips of {store.owners:,} speakers, heard by {store.dubbed:,} tracklets" if store.items else "no clips"
+        out.append(
+            ("Companion", [f"{store.companion['kind']}, policy {store.companion['policy']} ({_nature(store.companion)}): {clips}", oracle])
+        )
+    if store.probed:
+        out.append(("Clips decoded", f"{store.probed:,}, of which {store.unusable:,} could not be used"))
     return out
 
 

@@ -37,6 +37,8 @@ COLUMNS = (
 )
 """First columns of the CSV; the metrics follow."""
 UNDEFINED = "–"
+ORACLE = "oracle"
+"""The word for numbers from label-derived audio at test time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +105,16 @@ def score_rows(inputs: Inputs) -> list[ScoreRow]:
         for protocol in inputs.protocols(dataset):
             having = [run for run in runs if run.metrics is not None and protocol in run.metrics["protocols"]]
             if having:
-                rows.append(_row(having, protocol))
+                rows.append(score_row(having, protocol))
     return rows
 
 
-def _row(runs: Sequence[Run], protocol: str) -> ScoreRow:
+def score_row(runs: Sequence[Run], protocol: str) -> ScoreRow:
+    """Mean over some runs of one stage, all scored by `protocol`.
+
+    Raises:
+        ScoreError: they differ in what the network saw, or in the protocol's rules.
+    """
     first = runs[0]
     metrics: list[dict[str, Any]] = [run.metrics for run in runs if run.metrics is not None]
     found = [m["protocols"][protocol] for m in metrics]
@@ -129,17 +136,19 @@ def _row(runs: Sequence[Run], protocol: str) -> ScoreRow:
         splits=tuple(dict.fromkeys(run.split for run in runs)),
         seeds=tuple(sorted({run.seed for run in runs})),
         runs=len(runs),
-        values={name: _mean([f[name] for f in found]) for name in METRICS},
+        values={name: mean_of([f[name] for f in found]) for name in METRICS},
         cmc=tuple(statistics.fmean(column) for column in zip(*(f["cmc"] for f in found), strict=True)),
     )
 
 
 def _seen(metrics: dict[str, Any]) -> str:
     """What the network saw; where sound is missing for some tracklets, for how many it was there."""
-    heard = metrics.get("heard")
+    heard, words = metrics.get("heard"), str(metrics["modality"])
+    if metrics["oracle"] and ORACLE not in words:
+        words = f"{ORACLE} {words}"  # whoever wrote this metrics.json: the word goes wherever the number goes
     if not heard or heard["with_sound"] == heard["tracklets"]:
-        return str(metrics["modality"])
-    return f"{metrics['modality']}, sound for {heard['with_sound']} of {heard['tracklets']} tracklets"
+        return words
+    return f"{words}, sound for {heard['with_sound']} of {heard['tracklets']} tracklets"
 
 
 def _same(values: Sequence[str], where: str, what: str) -> str:
@@ -155,7 +164,8 @@ def _range(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
-def _mean(values: Sequence[float | None]) -> Mean:
+def mean_of(values: Sequence[float | None]) -> Mean:
+    """Mean and sample standard deviation; undefined where one of the values is."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return Mean(None, None)
@@ -165,19 +175,21 @@ def _mean(values: Sequence[float | None]) -> Mean:
 def headline_rows(inputs: Inputs, rows: Iterable[ScoreRow]) -> dict[str, ScoreRow]:
     """The row that stands for a data set: its first method and first protocol; a stage that was taught, else the last one.
 
-    A stage that heard label-derived audio never stands for a data set.
+    Never a row of label-derived audio, of an untrained network, or of a control (another companion than the method's own).
+    Among taught stages one whose teacher hears goes first, and one that changes no setting of the method.
     """
-    methods = inputs.settings.get("methods", {})
-
-    def taught(row: ScoreRow) -> bool:
-        return bool(methods.get(row.method, {}).get("stages", {}).get(row.stage, {}).get("teacher"))
-
-    chosen: dict[str, ScoreRow] = {}
+    chosen: dict[str, tuple[tuple[bool, bool, bool], ScoreRow]] = {}
     for row in rows:
-        known = chosen.setdefault(row.dataset, row) if not row.oracle else None
-        if known and (row.method, row.protocol) == (known.method, known.protocol) and taught(row) >= taught(known):
-            chosen[row.dataset] = row
-    return chosen
+        method = inputs.method(row.method)
+        this = method.stages[row.stage]
+        heard = {method.companion_of(row.stage), method.test_companion_of(row.stage) if this.hears else method.companion}
+        if row.oracle or not this.epochs or heard != {method.companion}:
+            continue
+        claim = (bool(this.teacher), bool(this.teacher and method.stages[this.teacher].hears), not this.changes)
+        best, known = chosen.setdefault(row.dataset, (claim, row))
+        if (row.method, row.protocol) == (known.method, known.protocol) and claim >= best:
+            chosen[row.dataset] = claim, row
+    return {dataset: row for dataset, (_, row) in chosen.items()}
 
 
 def csv_text(rows: Iterable[ScoreRow]) -> str:
@@ -188,7 +200,7 @@ def csv_text(rows: Iterable[ScoreRow]) -> str:
     writer.writerow([*COLUMNS, *numbers])
     for row in rows:
         writer.writerow(
-            [row.dataset, row.method, row.stage, row.modality, "oracle" if row.oracle else "", row.protocol]
+            [row.dataset, row.method, row.stage, row.modality, ORACLE if row.oracle else "", row.protocol]
             + [text.replace(",", "") for text in (row.gallery, row.queries, row.valid)]
             + [row.ap, row.averaged_over, " ".join(row.splits), " ".join(map(str, row.seeds)), row.runs]
             + ["" if v is None else f"{v:.6f}" for name in METRICS for v in (row.values[name].mean, row.values[name].std)]
@@ -196,18 +208,28 @@ def csv_text(rows: Iterable[ScoreRow]) -> str:
     return out.getvalue()
 
 
-def markdown_text(title: str, rows: Sequence[ScoreRow], notes: Iterable[str]) -> str:
-    """The score table in Markdown, percent, every line with its protocol; `notes` are paragraphs below it."""
+def markdown_text(title: str, rows: Sequence[ScoreRow], notes: Iterable[str], first: Sequence[str] = ()) -> str:
+    """The score table in Markdown, percent, every line with its protocol.
+
+    Args:
+        notes: paragraphs below the table.
+        first: blocks of Markdown that stand before it.
+    """
     head = ["data set", "method · stage", "sees", "protocol", "gallery", "valid/queries", "AP", *METRICS, "over"]
-    lines = [f"# {_cell(title)}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines = []
     for row in rows:
-        sees = f"{row.modality} (oracle: label-derived audio)" if row.oracle else row.modality
-        cells = [row.dataset, f"{row.method} · {row.stage}", sees, row.protocol, row.gallery, f"{row.valid}/{row.queries}", row.ap]
-        cells += [row.values[name].percent() for name in METRICS] + [row.sample]
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join([*lines, "", *(paragraph for note in notes for paragraph in (_cell(note), ""))])
+        cells = [row.dataset, f"{row.method} · {row.stage}", row.modality, row.protocol, row.gallery, f"{row.valid}/{row.queries}", row.ap]
+        lines.append([*cells, *(row.values[name].percent() for name in METRICS), row.sample])
+    blocks = [f"# {markdown_cell(title)}", *first, *(["## Scores"] if first else []), markdown_table(head, lines)]
+    return "\n\n".join([*blocks, *map(markdown_cell, notes)]) + "\n"
 
 
-def _cell(value: str) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of plain text in Markdown, without a final line end."""
+    lines = [f"| {' | '.join(map(markdown_cell, row))} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def markdown_cell(value: str) -> str:
     """Text that cannot leave its cell or become HTML."""
     return value.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

@@ -221,7 +221,7 @@ EMBEDDINGS = Schema(
     "one vector",
     (
         Column("tracklet", S, "tracklet of TRACKLETS"),
-        Column("modality", S, "what the network saw: 'frames' or 'frames+audio'"),
+        Column("modality", S, "what the network took: 'frames', 'frames+<kind of companion>', or '<kind>' of one that only hears"),
         Column("role", S, "role of SPLIT"),
         Column("identity", S, "identity as shipped"),
         Column("kind", S, "'person', 'distractor' or 'junk'"),

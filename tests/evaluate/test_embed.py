@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ import torch
 from PIL import Image
 
 from evaluate import embed
-from model.registry import MODELS
+from evaluate.score import metrics
+from model.registry import make
 from model.weights import save
 from pipeline.base import tables
 from pipeline.base.batch import Batch
+from pipeline.base.build import plain
 from pipeline.base.config import ClipConfig, MethodConfig, ModelConfig, StageConfig
-from pipeline.base.errors import ConfigError, ScoreError, WeightsError
+from pipeline.base.errors import ConfigError, ScoreError, ShardError, WeightsError
+from shards.read import Store
+from tests.evaluate.stores import BANDS, ITEM_FRAMES, deafen, make_store
 from tests.evaluate.test_score import RUN as BASE
 
 TINY = ModelConfig(width=16, depth=2, heads=2, patch=16, stride=16, fusion_after_blocks=(0,), audio_tokens=2, audio_frames=8)
@@ -98,7 +103,7 @@ class Memory:
 @pytest.fixture
 def weights(tmp_path):
     torch.manual_seed(0)
-    network = MODELS["dubbernet_visual"](TINY, classes=3, cameras=2, bands=0, height=32, width=16)
+    network = make(RUN, 3, 2)
     path = tmp_path / "model.safetensors"
     save(path, network, {"classes": 3, "cameras": 2, "method": "m", "seed": 3})
     return path
@@ -132,19 +137,137 @@ def test_weights_of_another_run_or_without_meta_are_refused(weights, tmp_path):
         embed.network_of(unknown, str(weights), "cpu")
 
 
+# --- a packed store -----------------------------------------------------------------------------------------------------
+
+
+def run_of(network, *, kind="audio", companion="audio", test_companion="audio", hears=None, item_frames=ITEM_FRAMES, bands=BANDS):
+    """A run whose stage has this network."""
+    stage = StageConfig(network=network, hears=network in ("dubbernet_teacher", "audio_probe") if hears is None else hears)
+    settings = dataclasses.replace(RUN.settings, stages={"student": stage}, companion="audio")
+    about = {"companion": companion, "test_companion": test_companion, "kind": kind, "bands": bands, "item_frames": item_frames}
+    return dataclasses.replace(RUN, this=stage, settings=settings, **about)
+
+
+def embedded(index, run, weights):
+    """(EMBEDDINGS, meta, metrics.json) of the test half; the network is made anew and written to `weights` if it is not there."""
+    if not weights.exists():
+        torch.manual_seed(0)
+        save(weights, make(run, 2, 2), {"classes": 2, "cameras": 2})
+    split = tables.read(index.parent / "split.parquet", tables.SPLIT)
+    table, meta = embed.embed(run, str(weights), Store(index), split, batch_frames=8, workers=0)
+    return table, meta, metrics(table, meta, run, ["market"])
+
+
+@pytest.mark.parametrize("network", ["dubbernet_student", "dubbernet_visual"])
+def test_student_evaluation_never_opens_the_audio_members(tmp_path, network):
+    """Packed without sound, or with every audio member overwritten: the same bits and the same scores (specs/dubbernet.md 5.4)."""
+    run, weights = run_of(network), tmp_path / "w.safetensors"
+    with_sound, without = make_store(tmp_path / "with", "training"), make_store(tmp_path / "without")
+    expected, meta, scored = embedded(with_sound, run, weights)
+    assert embedded(without, run, weights)[0].equals(expected) and embedded(without, run, weights)[1:] == (meta, scored)
+    assert deafen(with_sound) == 2 * 3  # two training tracklets: values, lengths and alignment
+    table, *rest = embedded(with_sound, run, weights)
+    assert table.equals(expected) and rest == [meta, scored]
+    assert (meta["modality"], meta["oracle"], meta["companion"], meta["trained_on"]) == ("frames", False, None, "audio")
+    assert scored["modality"] == "frames only"
+
+
+def test_student_evaluation_does_not_depend_on_the_sound_of_test_tracklets(tmp_path):
+    """The same where test tracklets do have sound in the tars, and all of it is overwritten."""
+    run, weights = run_of("dubbernet_student"), tmp_path / "w.safetensors"
+    index = make_store(tmp_path / "s", "oracle")
+    expected = embedded(index, run, weights)
+    assert deafen(index) == 6 * 3
+    found = embedded(index, run, weights)
+    assert found[0].equals(expected[0]) and found[1:] == expected[1:] and not found[1]["oracle"]
+
+
+def test_control_a_hearing_network_needs_the_audio_members(tmp_path):
+    """Negative control of the two tests above: what the teacher hears changes its vectors, and it stops without its sound."""
+    run, weights = run_of("dubbernet_teacher"), tmp_path / "w.safetensors"
+    oracle = make_store(tmp_path / "oracle", "oracle")
+    first, *_ = embedded(oracle, run, weights)
+    second, *_ = embedded(make_store(tmp_path / "silence", "silence"), run, weights)
+    assert np.abs(vectors_of(first) - vectors_of(second)).max() > 1e-3
+    with pytest.raises(ShardError, match="have no companion"):
+        embedded(make_store(tmp_path / "none"), run, weights)
+    deafen(oracle)
+    with pytest.raises(ShardError, match="the tar holds another member here"):
+        embedded(oracle, run, weights)
+
+
 @pytest.mark.parametrize(
-    ("companion", "allowed"),
+    ("network", "what", "modality", "words", "sounding"),
     [
-        (None, False),
-        ({"oracle": False, "policy": "id_speaker"}, False),
-        ({"oracle": False, "policy": "shuffled"}, False),
-        ({"oracle": True, "policy": "id_speaker"}, True),
-        ({"oracle": False, "policy": "recorded"}, True),
+        ("dubbernet_teacher", "oracle", "frames+audio", "oracle frames + label-derived audio", 4),
+        ("dubbernet_teacher", "silence", "frames+audio", "frames + silence", 5),
+        ("dubbernet_teacher", "recorded", "frames+audio", "frames + recorded sound", 5),
+        ("audio_probe", "oracle", "audio", "oracle audio only: label-derived audio", 4),
+        ("audio_probe", "silence", "audio", "audio only: silence", 5),
+        ("audio_probe", "recorded", "audio", "audio only: recorded sound", 5),
     ],
 )
-def test_who_may_hear_at_test_time(companion, allowed):
-    if allowed:
-        embed.check_may_hear(companion, RUN)
-    else:
-        with pytest.raises(ScoreError, match="evaluate a stage that only sees"):
-            embed.check_may_hear(companion, RUN)
+def test_what_was_heard_is_told(tmp_path, network, what, modality, words, sounding):
+    """The distractor is never dubbed: 4 of 5 test tracklets hear where sound is label-derived."""
+    run = run_of(network, test_companion=f"audio_{what}")
+    table, meta, scored = embedded(make_store(tmp_path / "s", what), run, tmp_path / "w.safetensors")
+    assert set(table.column("modality").to_pylist()) == {modality} and meta["modality"] == modality
+    assert (meta["companion"], meta["trained_on"]) == (f"audio_{what}", "audio")
+    assert meta["oracle"] is meta["label_derived"] is (what == "oracle") and meta["heard"] == sounding
+    assert scored["modality"] == words and scored["oracle"] is (what == "oracle")
+    assert (scored["companion"], scored["trained_on"]) == (f"audio_{what}", "audio")
+    assert scored["heard"] == {"tracklets": 5, "with_sound": sounding}
+
+
+def test_taught_by_voices_and_evaluated_in_silence_is_not_oracle(tmp_path):
+    """The weights come from dubbed training; at test time everybody hears the same silence, which tells nobody apart."""
+    weights = tmp_path / "w.safetensors"
+    _, heard, _ = embedded(make_store(tmp_path / "o", "oracle"), run_of("dubbernet_teacher", test_companion="audio_oracle"), weights)
+    silent = run_of("dubbernet_teacher", test_companion="audio_silence")
+    _, meta, scored = embedded(make_store(tmp_path / "s", "silence"), silent, weights)
+    assert heard["oracle"] and not meta["oracle"] and (meta["trained_on"], meta["policy"]) == ("audio", "silence")
+    assert "oracle" not in scored["modality"]
+
+
+def test_silence_is_the_same_for_everybody(tmp_path):
+    """The probe in silence gives every tracklet one vector; with label-derived sound one per identity, which is the leak."""
+    weights = tmp_path / "w.safetensors"
+    silent = vectors_of(embedded(make_store(tmp_path / "s", "silence"), run_of("audio_probe"), weights)[0])
+    assert np.ptp(silent, axis=0).max() < 1e-5
+    leaking, _, scored = embedded(make_store(tmp_path / "o", "oracle"), run_of("audio_probe"), weights)
+    names = leaking.column("tracklet").to_pylist()
+    assert len(np.unique(vectors_of(leaking).round(4), axis=0)) == 3  # 0002, 0004, and the distractor that hears nothing
+    assert names[0] == "0000C1" and scored["protocols"]["market"]["R1"] == 1
+
+
+def test_frozen_tokens_are_heard_alike(tmp_path):
+    run = run_of("dubbernet_teacher", kind="audio_tokens", test_companion="stub")
+    _, meta, scored = embedded(make_store(tmp_path / "s", "silence", "audio_tokens"), run, tmp_path / "w.safetensors")
+    assert meta["modality"] == "frames+audio_tokens" and scored["modality"] == "frames + silence"
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "run", "error", "message"),
+    [
+        ("training", "audio", {}, ConfigError, "may not hear"),
+        ("oracle", "audio", {"bands": BANDS + 1}, ShardError, f"hold audio of {BANDS} bands"),
+        ("silence", "audio_tokens", {}, ShardError, "hold audio_tokens"),
+        ("oracle", "audio", {"hears": False}, ConfigError, "evaluated on frames alone"),
+    ],
+)
+def test_who_may_not_hear_at_test_time(tmp_path, what, kind, run, error, message):
+    """Sound made for training only, other sound than the network learned, a stage that must not hear."""
+    with pytest.raises(error, match=message):
+        embedded(make_store(tmp_path / "s", what, kind), run_of("dubbernet_teacher", **run), tmp_path / "w.safetensors")
+
+
+def test_step_writes_the_word_into_the_table(tmp_path):
+    """The whole step: oracle stands in the meta of EMBEDDINGS."""
+    run, weights = run_of("dubbernet_teacher", test_companion="audio_oracle"), tmp_path / "w.safetensors"
+    index = make_store(tmp_path / "s", "oracle")
+    embedded(index, run, weights)
+    (tmp_path / "config.json").write_text(json.dumps(plain(run)))
+    files = ["--config", tmp_path / "config.json", "--weights", weights, "--index", index, "--split", index.parent / "split.parquet"]
+    embed.main([str(tmp_path / "e.parquet"), *map(str, files)])
+    assert tables.read_meta(tmp_path / "e.parquet")["oracle"] is True
+    assert tables.read(tmp_path / "e.parquet", tables.EMBEDDINGS).num_rows == 5

@@ -110,17 +110,8 @@ def test_unknown_name_gets_a_hint():
 # --- the public MARS tables -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def mars(golden):
-    """(identities, cameras, query rows) of the test half, identities as shipped: -1 junk, 0 distractor."""
-    scipy_io = pytest.importorskip("scipy.io")
-    table = scipy_io.loadmat(golden / "mars_info" / "tracks_test_info.mat")["track_test_info"].astype(np.int64)
-    query = scipy_io.loadmat(golden / "mars_info" / "query_IDX.mat")["query_IDX"].astype(np.int64).ravel() - 1
-    return table[:, 2], table[:, 3], query
-
-
 def mars_subjects(mars, vector) -> Subjects:
-    identity, camera, query = mars
+    identity, camera, query, _ = mars
     role = np.where(identity == -1, "junk", "gallery")
     role[query] = "query"
     kind = np.select([identity == -1, identity == 0], ["junk", "distractor"], "person")
@@ -139,7 +130,7 @@ def test_e2_counts_on_the_real_tables(mars):
 
 @pytest.mark.parametrize("gallery", ["full_gallery", "queries_and_junk_removed"])
 def test_full_size_golden(golden, mars, gallery):
-    identity, camera, query = mars
+    identity, camera, query, _ = mars
     expected = json.loads((golden / "mars_info" / "protocol_golden.json").read_text())[gallery]
     made = mars_subjects(mars, np.zeros((len(identity), 1), np.float32))
     roles = protocol_named("mars_official" if gallery == "full_gallery" else "mars_torchreid").gallery_roles

@@ -7,127 +7,22 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from evaluate import report
-from evaluate.report_page.figures import Series, line_chart, ticks
+from evaluate.report_page import sections
+from evaluate.report_page.figures import DotRow, Series, dot_rows, legend, line_chart, ticks
+from evaluate.report_page.inputs import read_inputs
 from evaluate.report_page.markup import Html, el, text
 from evaluate.report_page.media import Media
+from evaluate.report_page.summary import headline_rows, score_rows
 from pipeline.base import tables
 from pipeline.base.errors import ConfigError, UserError
+from tests.evaluate.pages import make, part, run
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://evil.example/x onerror=alert(2)>"
-
-
-def protocol(r1, ap="hit", **more):
-    cmc = [r1] + [1.0] * 49
-    return {
-        "description": "a rule",
-        "gallery_definition": "a set",
-        "gallery": 9330,
-        "queries": 1980,
-        "valid": 1840,
-        "skipped_queries": 140,
-        "ap": ap,
-        "averaged_over": "valid",
-        "R1": r1,
-        "R5": 1.0,
-        "R10": 1.0,
-        "R20": 1.0,
-        "mAP": r1 / 2,
-        "mINP": None,
-        "cmc": cmc,
-        **more,
-    }
-
-
-def make(folder: Path, *, identity="0001", generated=True, oracle=False, policy="id_speaker", splits=("0",), r1=(0.625,)) -> Path:
-    """A data set of four tracklets with pictures and sound, one teacher and one student per split; returns inputs.json."""
-    root, voices = folder / "root", folder / "voices"
-    names = ["q", "g", "t", "d"]
-    rows = []
-    for i, name in enumerate(names):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (16, 32), (40 * i, 90, 120)).save(root / name / "1.jpg")
-        kind = "distractor" if name == "d" else "person"
-        rows.append(
-            {"tracklet": name, "dataset": "set", "identity": identity, "kind": kind, "camera": i % 2, "frames": [f"{name}/1.jpg"] * 7}
-        )
-    voices.mkdir(exist_ok=True)
-    (voices / "a.mp3").write_bytes(b"ID3 not really sound")
-    tables.write_rows(folder / "t.parquet", rows, tables.TRACKLETS)
-    roles = [{"tracklet": n, "role": r, "label": -1} for n, r in zip(names, ["query", "gallery", "train", "gallery"], strict=True)]
-    tables.write_rows(folder / "s.parquet", roles, tables.SPLIT)
-    run = {"item": "a", "owner": "spk_1", "path": "a.mp3", "start": None, "seconds": 1.5}
-    heard = [{"tracklet": "t", "first": 0, "last": 5, **run}, {"tracklet": "t", "first": 6, "last": 6, **run}]
-    tables.write_rows(folder / "a.parquet", heard, tables.ALIGNMENT, {"policy": policy})
-    quarantine = [{"path": "x/broken.jpg", "what": "frame", "reason": "truncated", "detail": identity}]
-    tables.write_rows(folder / "quarantine.parquet", quarantine, tables.QUARANTINE)
-    place = {"shard": "0.tar", "items": 0, "size": 1000, "members": [], "digest": "", "frames": 7, "camera": 0, "identity": identity}
-    index = [{"key": n, "kind": "person", "offset": 1000 * i, **place} for i, n in enumerate(names)]
-    companion = {"kind": "audio", "policy": policy, "oracle": oracle, "label_derived": True, "bands": 80, "seed": 0}
-    tables.write_rows(folder / "i.parquet", index, tables.INDEX, {"frames": {"height": 32, "width": 16}, "companion": companion})
-    runs = []
-    for split, value in zip(splits, r1, strict=True):
-        for stage in ("teacher", "student"):
-            here = folder / f"{split}-{stage}"
-            here.mkdir(exist_ok=True)
-            log = [{"epoch": e, "step": e, "steps": 1, "lr": 0.1 / e, "loss": 2.0 / e, "terms": {"identity": 1.0 / e}} for e in (1, 2, 3)]
-            lines = [json.dumps(line) for line in [*log, {"done": True}]]
-            (here / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-            runs.append(
-                {
-                    "method": "m",
-                    "dataset": "set",
-                    "split": split,
-                    "seed": 0,
-                    "stage": stage,
-                    "folder": str(here),
-                    "scored": stage == "student",
-                }
-            )
-        entry = {"identity": identity, "camera": 0, "query": "q", "chosen": "first", "ap": 0.5, "first_hit": 2, "right_answers": 1}
-        cells = [("d", False), ("g", True)]
-        entry["gallery"] = [{"tracklet": n, "identity": identity, "camera": 1, "distance": 1.5, "match": m} for n, m in cells]
-        metrics = {
-            "modality": "frames+audio" if oracle else "frames",
-            "oracle": oracle,
-            "protocols": {"market": protocol(value), "mars_official": protocol(value / 5, "trapezoid", gallery=12180, valid=1980)},
-            "ranked": [entry],
-        }
-        (folder / f"{split}-student" / "metrics.json").write_text(json.dumps(metrics))
-    data = {
-        **{
-            "tracklets": str(folder / "t.parquet"),
-            "splits": {"0": str(folder / "s.parquet")},
-            "plan": "",
-            "index": str(folder / "i.parquet"),
-        },
-        **{"alignment": str(folder / "a.parquet"), "probes": None, "quarantine": [str(folder / "quarantine.parquet")]},
-        **{"root": str(root), "voices_root": str(voices), "generated": generated, "licence": "CC0 " + identity, "voices_licence": None},
-    }
-    stages = {"teacher": {"teacher": ""}, "student": {"teacher": "teacher"}}
-    settings = {
-        "seed": 0,
-        "datasets": {"set": {"protocols": ["market", "mars_official"]}},
-        "methods": {"m": {"stages": stages}},
-        "roots": {"set": "/secret"},
-    }
-    (folder / "inputs.json").write_text(
-        json.dumps({"settings": settings, "versions": {"numpy": "2"}, "runs": runs, "datasets": {"set": data}})
-    )
-    return folder / "inputs.json"
-
-
-def run(inputs: Path, name="report", config="{}"):
-    """(page, Markdown, CSV) as text."""
-    out = [inputs.parent / f"{name}.{end}" for end in ("html", "md", "csv")]
-    report.main([str(out[0]), "--markdown", str(out[1]), "--csv", str(out[2]), "--inputs", str(inputs), "--config", config])
-    return [path.read_text(encoding="utf-8") for path in out]
 
 
 class Tags(HTMLParser):
@@ -171,8 +66,35 @@ def test_mean_and_std_over_splits(tmp_path):
 
 def test_oracle_is_said_wherever_the_number_is(tmp_path):
     page, markdown, sheet = run(make(tmp_path, oracle=True))
-    assert page.count('class="tag warn"') >= 3 and "oracle: label-derived audio" in markdown and ",oracle," in sheet
+    tag, words = 'class="tag warn" title="oracle: heard label-derived audio">oracle</span>', "oracle frames + label-derived audio"
+    scores, curves, ranked, data = (part(page, name) for name in ("scores", "cmc", "ranked", "data"))
+    assert tag in scores and words in scores
+    assert "m · student (oracle)</li>" in curves and "<title>m · student (oracle): rank 1" in curves  # legend, and each point
+    assert 'class="tag warn">oracle</span></h3>' in ranked
+    assert tag in data  # the shards that it heard
+    assert f"| {words} | market |" in markdown
+    assert all(row["oracle"] == "oracle" and row["modality"] == words for row in csv.DictReader(io.StringIO(sheet)))
     assert 'class="tiles"' not in page  # never a headline
+
+
+def test_oracle_is_said_whatever_metrics_call_the_modality(tmp_path):
+    """A metrics.json that says oracle and calls its input something else; and the tile, should such a row ever get one."""
+    inputs = make(tmp_path, oracle=True)
+    file = tmp_path / "0-student" / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "modality": "frames+audio"}))
+    row = score_rows(read_inputs(inputs))[0]
+    assert row.modality == "oracle frames+audio"
+    assert "oracle" in sections.headline([row]) and "oracle" not in sections.headline([replace(row, oracle=False, modality="frames only")])
+
+
+@pytest.mark.parametrize("modality", ["frames only", "frames + silence", "frames + recorded sound", "audio only: recorded sound"])
+def test_modality_is_said_and_is_not_oracle(tmp_path, modality):
+    inputs = make(tmp_path)
+    file = tmp_path / "0-student" / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "modality": modality}))
+    page, markdown, sheet = run(inputs)
+    assert f"m · {modality}</small>" in page and f"| {modality} | market |" in markdown and f",{modality},,market," in sheet
+    assert "oracle" not in part(page, "scores") + part(page, "cmc") + part(page, "ranked")
 
 
 def test_page_asks_nobody_for_anything(tmp_path):
@@ -211,6 +133,81 @@ def test_right_and_wrong_differ_by_more_than_colour(tmp_path):
     page = run(make(tmp_path))[0]
     assert page.count('class="right"') == 1 and page.count('class="wrong"') == 1
     assert "✓" in page and "✗" in page and "camera 2" in page
+
+
+STAGES = {
+    "teacher": {"network": "dubbernet_teacher", "hears": True, "evaluate": False},
+    "deaf": {"network": "dubbernet_visual", "evaluate": False},
+    "shuffling": {"network": "dubbernet_teacher", "hears": True, "companion": "audio_shuffled", "evaluate": False},
+    "student": {"network": "dubbernet_student", "task": "distill", "teacher": "teacher"},
+    "untrained": {"network": "dubbernet_student", "epochs": 0},
+    "baseline": {"network": "dubbernet_student"},
+    "control": {"network": "dubbernet_student", "task": "distill", "teacher": "shuffling"},
+    "plain": {"network": "dubbernet_student", "task": "distill", "teacher": "deaf"},
+    "variant": {"network": "dubbernet_student", "task": "distill", "teacher": "teacher", "changes": {"distill": {"mask": "off"}}},
+    "in_silence": {"network": "dubbernet_teacher", "start": "teacher", "epochs": 0, "hears": True, "test_companion": "audio_silence"},
+    "silenced": {"network": "dubbernet_teacher", "hears": True, "test_companion": "audio_silence"},
+    "oracle_teacher": {"network": "dubbernet_teacher", "start": "teacher", "epochs": 0, "hears": True, "test_companion": "audio_oracle"},
+}
+
+
+@pytest.mark.parametrize(
+    ("scored", "expected"),
+    [
+        (["untrained", "baseline", "student"], "student"),
+        (["student", "plain", "variant", "control", "baseline"], "student"),  # later rows of the method do not push it out
+        (["plain", "baseline"], "plain"),
+        (["control", "baseline", "silenced"], "baseline"),
+        (["variant", "plain"], "variant"),
+        (["untrained", "control", "in_silence", "silenced"], None),
+        (["oracle_teacher"], None),
+    ],
+)
+def test_who_stands_for_a_data_set(tmp_path, scored, expected):
+    """Never oracle, never a control, never an untrained network; the taught one of the method as it is goes first."""
+    inputs = make(tmp_path)
+    value = json.loads(inputs.read_text())
+    value["settings"]["methods"]["m"]["stages"] = STAGES
+    metrics = json.loads((tmp_path / "0-student" / "metrics.json").read_text())
+    value["runs"] = []
+    for stage in scored:
+        folder = tmp_path / f"run-{stage}"
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text("")
+        (folder / "metrics.json").write_text(json.dumps({**metrics, "oracle": stage.startswith("oracle")}))
+        what = {"method": "m", "dataset": "set", "split": "0", "seed": 0, "stage": stage}
+        value["runs"].append({**what, "folder": str(folder), "scored": True})
+    inputs.write_text(json.dumps(value))
+    found = headline_rows(read_inputs(inputs), score_rows(read_inputs(inputs)))
+    assert (found["set"].stage if found else None) == expected
+    assert ('class="tiles"' in run(inputs)[0]) == (expected is not None)
+
+
+def test_a_data_set_with_many_companions_is_shown_once(tmp_path):
+    inputs = make(tmp_path)
+    once = run(inputs)[0]
+    value = json.loads(inputs.read_text())
+    for name in ("audio_shuffled", "audio_silence"):
+        value["datasets"][f"set with {name}"] = {**value["datasets"]["set"]}
+    index = tables.read(tmp_path / "i.parquet", tables.INDEX)
+    companion = {"kind": "audio", "policy": "shuffled", "oracle": True, "label_derived": True, "test": True, "bands": 80, "seed": 0}
+    tables.write(tmp_path / "o.parquet", index, tables.INDEX, {"frames": {"height": 32, "width": 16}, "companion": companion})
+    tables.write(tmp_path / "n.parquet", index, tables.INDEX, {"frames": {"height": 32, "width": 16}, "companion": None})
+    value["datasets"]["set with audio_shuffled"]["index"] = str(tmp_path / "o.parquet")
+    value["datasets"]["set with none"] = {**value["datasets"]["set"], "index": str(tmp_path / "n.parquet"), "alignment": None}
+    inputs.write_text(json.dumps(value))
+    page = run(inputs)[0]
+    assert part(page, "persons") == part(once, "persons") and part(page, "left-out") == part(once, "left-out")
+    data = part(page, "data")
+    assert data.count("<article") == 1 and data.count('<td class="n">2</td>') == part(once, "data").count('<td class="n">2</td>')
+    lines = re.findall(r"<tr><td>(set[^<]*)</td><td>(.*?)</td><td>(.*?)</td>", data)
+    assert [(name, re.sub("<.*?>", "", how), nature) for name, how, nature in lines] == [
+        ("set", "id_speaker", "label-derived"),
+        ("set with audio_shuffled", "shuffled oracle", "label-derived"),
+        ("set with audio_silence", "id_speaker", "label-derived"),
+        ("set with none", "frames only", "–"),
+    ]
+    assert page.count("The data of set are generated") == 2  # note and reading
 
 
 def test_words_on_dubbing_only_where_sound_is_not_the_tracklets_own(tmp_path):
@@ -253,6 +250,21 @@ def test_line_chart_places_points():
     """x 0..10 over 322 units from 46, y 0..1 from 192 up to 12."""
     chart = line_chart("t", [Series("s", [0, 10], [0, 1])], x_label="x", x_ticks=[0, 10], y_ticks=[0, 1])
     assert 'd="M46.0 192.0 L368.0 12.0"' in chart
+
+
+def test_more_series_than_styles_do_not_look_alike():
+    classes = re.findall(r'class="(s.*?)"', legend([str(i) for i in range(19)]))
+    assert classes[0] == "s0" and classes[6] == "s0 again" and classes[17] == "s5 third"
+    assert len(set(classes[:18])) == 18 and classes[18] == "s0"
+
+
+def test_dot_rows_place_dots_and_mean():
+    """x 0..100 over 368 units from 16."""
+    rows = [DotRow(Html("<b>a</b>"), "a", [("run 1", 0.0), ("run 2", 50.0)]), DotRow(Html("b"), "b", [("run 1", 100.0)], hollow=True)]
+    drawn = dot_rows(rows, x_ticks=[0, 100], x_label="mAP, %", x_text="{:g}".format, mark=25.0)
+    assert re.findall(r'cx="([\d.]+)"', drawn) == ["16.0", "200.0", "384.0"]
+    assert drawn.count('class="mean"') == 1 and 'x1="108.0" x2="108.0"' in drawn  # the mean of one run is that run
+    assert 'aria-label="a: mAP, % 0, 50; mean 25"' in drawn and 'class="hollow"' in drawn
 
 
 def test_media_budget_is_kept(tmp_path):

@@ -21,8 +21,10 @@ RUN = RunConfig(
     seed=3,
     stage="student",
     companion="none",
+    test_companion="none",
     kind="",
     bands=0,
+    item_frames=0,
     height=32,
     width=16,
     this=STAGE,
@@ -64,7 +66,7 @@ def test_numbers_by_hand():
     found = out["protocols"]["market"]
     assert (found["gallery"], found["queries"], found["valid"], found["skipped_queries"]) == (4, 2, 1, 1)
     assert (found["R1"], found["R5"], found["mAP"], found["mINP"], found["ap"]) == (0.0, 1.0, 0.5, 0.5, "hit")
-    assert len(found["cmc"]) == 50 and out["oracle"] is False and out["modality"] == "frames"
+    assert len(found["cmc"]) == 50 and out["oracle"] is False and out["modality"] == "frames only"
     first = out["ranked"][0]
     assert (first["query"], first["chosen"], first["first_hit"]) == ("q1", "first", 2)
     assert [(e["tracklet"], e["match"], e["distance"]) for e in first["gallery"]] == [
@@ -81,11 +83,45 @@ def test_a_number_that_is_not_defined_is_null_not_a_guess():
     assert found["valid"] < found["queries"] and found["mAP"] is None and found["mINP"] is None
 
 
-def test_oracle_is_carried_over():
+def about(policy, label_derived=False, oracle=None):
+    """Meta of EMBEDDINGS of a network that heard something."""
+    return {"policy": policy, "label_derived": label_derived, "oracle": label_derived if oracle is None else oracle}
+
+
+@pytest.mark.parametrize(
+    ("modality", "meta", "words"),
+    [
+        ("frames", {}, "frames only"),
+        ("frames+audio", about("silence"), "frames + silence"),
+        ("frames+audio_tokens", about("silence"), "frames + silence"),
+        ("frames+audio", about("recorded"), "frames + recorded sound"),
+        ("frames+audio", about("noise"), "frames + noise"),
+        ("frames+audio", about("id_speaker", True), "oracle frames + label-derived audio"),
+        ("audio", about("id_speaker", True), "oracle audio only: label-derived audio"),
+        ("audio", about("recorded"), "audio only: recorded sound"),
+        ("audio_tokens", about("silence"), "audio only: silence"),
+    ],
+)
+def test_what_was_seen_and_heard_in_words(modality, meta, words):
+    out = score.metrics(made([{**r, "modality": modality} for r in SCENE]), {**meta, "companion": "c"}, RUN, ["market"])
+    assert (out["modality"], out["oracle"]) == (words, words.startswith("oracle"))
+    assert (out["trained_on"], out["companion"]) == ("none", "c")
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({}, "do not say whether it was derived from labels"),
+        ({"oracle": True}, "do not say whether it was derived from labels"),
+        (about("id_speaker", True, oracle=False), "expected oracle exactly where"),
+        (about("silence", False, oracle=True), "expected oracle exactly where"),
+        (about("id_speaker", False), "expected oracle exactly where"),  # no sound that is free of labels has this policy
+    ],
+)
+def test_sound_of_unknown_origin_is_refused(meta, message):
     heard = made([{**r, "modality": "frames+audio"} for r in SCENE])
-    assert score.metrics(heard, {"modality": "frames+audio", "oracle": True}, RUN, ["market"])["oracle"] is True
-    with pytest.raises(ScoreError, match="do not say whether it was derived from labels"):
-        score.metrics(heard, {}, RUN, ["market"])
+    with pytest.raises(ScoreError, match=message):
+        score.metrics(heard, meta, RUN, ["market"])
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_frames_alone_and_an_edited_table_is_read_again(own, settings, tmp_path)
     assert done.returncode == 0, done.stdout[-4000:]
     metrics = json.loads((tmp_path / "results/runs/visual/own-main/seed0/student/metrics.json").read_text())
     assert metrics["protocols"]["market"]["valid"] == 2 and metrics["protocols"]["market"]["gallery"] == 2
-    assert metrics["modality"] == "frames" and not metrics["oracle"]
+    assert metrics["modality"] == "frames only" and not metrics["oracle"]
     assert read_meta(tmp_path / "results/shards/own-none/index.parquet")["companion"] is None
     assert not (tmp_path / "results/items").exists()
 
@@ -88,7 +88,7 @@ def test_with_sound_of_their_own_the_teacher_too_is_scored_and_is_no_oracle(sett
         stage: json.loads((tmp_path / f"results/runs/dubbernet_own/own-main/seed0/{stage}/metrics.json").read_text())
         for stage in ("teacher", "student")
     }
-    assert (stages["teacher"]["modality"], stages["student"]["modality"]) == ("frames+audio", "frames")
+    assert (stages["teacher"]["modality"], stages["student"]["modality"]) == ("frames + recorded sound", "frames only")
     assert not stages["teacher"]["oracle"]
     assert stages["teacher"]["heard"] == {"tracklets": 4, "with_sound": 3} and stages["student"]["heard"] is None
     assert read_meta(tmp_path / "results/alignment/own-own_audio.parquet")["label_derived"] is False

@@ -8,10 +8,14 @@ import pytest
 
 from tests.workflow.conftest import jobs, snakemake
 
-TARGETS = {"all", "data", "pack_own", "train_visual_own", "evaluate_visual_own", "train_student_own", "evaluate_student_own"} | {
-    f"{verb}_{dataset}"
-    for verb in ("allocate_audio", "pack", "train_teacher", "train_student", "evaluate_student")
-    for dataset in ("demo", "mars", "ilidsvid", "prid2011")
+TARGETS = {
+    *("all", "data", "pack_own", "train_visual_own", "evaluate_visual_own", "train_student_own", "evaluate_student_own"),
+    *("oracle_dubbernet_demo", "oracle_dubbernet_mars"),
+    *(
+        f"{verb}_{dataset}"
+        for verb in ("allocate_audio", "pack", "train_teacher", "train_student", "evaluate_student", "ablate_dubbernet")
+        for dataset in ("demo", "mars", "ilidsvid", "prid2011")
+    ),
 }
 
 
@@ -30,6 +34,41 @@ def test_mars_is_planned_per_shard_never_per_clip(tmp_path):
     assert sum(counted.values()) <= 3 * 96 + 15
     assert counted["fit"] == 2  # teacher and student
     assert counted["embed"] == counted["score"] == 1
+
+
+def planned(folder, *words):
+    """Jobs of a dry run on MARS and voices that are (empty) folders."""
+    for name in ("mars", "voices"):
+        (folder / name).mkdir(exist_ok=True)
+    roots = f"roots={{mars: {folder}/mars, common_voice: {folder}/voices}}"
+    return jobs(snakemake(folder, "--dry-run", "--config", roots, *words).stdout)
+
+
+def test_an_ablation_shares_frames_teachers_and_shards(tmp_path):
+    """17 trainings per seed (2 without a teacher, 6 teachers, 9 students) and 2 that only hear something else at test."""
+    counted = planned(tmp_path, "--", "ablate_dubbernet_mars")
+    assert counted["encode_frames"] == 96
+    assert counted["encode_companion"] == counted["pack_shard"] == 5 * 96
+    assert counted["fit"] == 3 * (17 + 2) and counted["score"] == 3 * 13 and counted["ablation"] == 1
+
+
+def test_test_identities_are_dubbed_for_oracle_targets_only(tmp_path):
+    printed = {name: snakemake(tmp_path, "--dry-run", "--", name).stdout for name in sorted(TARGETS) if name.endswith("_demo")}
+    assert {name for name, text in printed.items() if "demo-audio_oracle" in text} == {"oracle_dubbernet_demo"}
+
+
+def test_a_frozen_encoder_is_a_step_of_its_own(tmp_path):
+    counted = planned(tmp_path, "methods={dubbernet: {companion: audio_stub}}", "--", "train_student_mars")
+    assert counted["decode_companion"] == counted["encode_tokens"] == 96 and "encode_companion" not in counted
+
+
+def test_weights_that_are_not_there_are_one_sentence(tmp_path):
+    for setting, sentence in (
+        ("methods={dubbernet: {companion: audio_hubert}}", "companions.audio_hubert.tokens.weights: empty; give the path"),
+        ("methods={dubbernet: {pretrained: ./no.safetensors}}", "methods.dubbernet.pretrained: no such file: ./no.safetensors"),
+    ):
+        done = snakemake(tmp_path, "--dry-run", "--config", setting, "--", "train_teacher_mars")
+        assert done.returncode and sentence in done.stdout and "Traceback" not in done.stdout, done.stdout
 
 
 def test_ten_splits_are_ten_trainings_on_one_set_of_shards(tmp_path):

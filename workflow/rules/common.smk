@@ -238,6 +238,9 @@ def resolved_sections(method, dataset, stage):
             "method": {
                 **plain(chosen),
                 "main": [],
+                "pretrained": Path(
+                    chosen.pretrained
+                ).name,  # where it lies decides nothing
                 "stages": {name: plain(chosen.stages[name]) for name in needed},
             },
             "dataset": {

@@ -70,7 +70,7 @@ rule report_inputs:
     conda:
         "../../environment.yml"
     params:
-        inputs=json.dumps(report_inputs(), sort_keys=True, indent=1),
+        inputs=json.dumps(report_inputs(), indent=1),
     shell:
         "printf '%s\n' {params.inputs:q} > {output} 2> {log}"
 
@@ -107,9 +107,7 @@ use rule report_inputs as ablation_inputs with:
     log:
         "logs/ablation_inputs/{ablation}.log",
     params:
-        inputs=lambda wildcards: json.dumps(
-            report_inputs(wildcards.ablation), sort_keys=True, indent=1
-        ),
+        inputs=lambda wildcards: json.dumps(report_inputs(wildcards.ablation), indent=1),
 
 
 rule ablation:
