@@ -7,7 +7,8 @@ Source:  specs/dubbernet.md 2.3 (allocation) and 10 (controls). Ours: a quaranti
          ends; which clips are decoded follows from the tables alone, never from threads.
 
 Who is dubbed: persons that train in one of the splits; persons of query and gallery only with `oracle_test_audio`;
-distractors and junk never. Policy 'recorded': every tracklet that has sound of its own.
+distractors and junk never. Policy 'recorded': every tracklet that has sound of its own. Policy 'silence': every tracklet, of
+whatever kind and role, because what all hear alike tells nobody apart.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from pipeline.base import cli
 from pipeline.base.config import AlignmentConfig, CompanionConfig
 from pipeline.base.errors import AllocationError, SourceError
 from pipeline.base.tables import ALIGNMENT, ITEMS, PROBES, SPLIT, TRACKLETS, read, read_meta, write_rows
-from pipeline.features import audio
+from pipeline.features import ENCODERS, audio
 
 EVERY = 20_000
 """Clips between two lines of progress."""
@@ -350,9 +351,9 @@ def align(
 
     Raises:
         AllocationError: identities cannot be served (see :func:`id_speaker`).
-        ConfigError: the filter bank has an empty filter (said here, before an hour of decoding).
+        ConfigError: settings that no clip can be encoded with (said here, before an hour of decoding).
     """
-    audio.check_bands(config.audio)
+    ENCODERS[config.kind].check(config)
     how = config.alignment
     prober = Prober(Voices(items), root, config, threads)
     roles = dubbed_roles(how)
@@ -362,7 +363,10 @@ def align(
         pairs, notes = recorded(tracklets, prober)
         rows, roles = heard_rows(pairs, prober), ()
     else:
-        dubbed = dubbed_tracklets(tracklets, splits, roles)
+        if how.policy == "silence":
+            dubbed, roles = tracklets, ()
+        else:
+            dubbed = dubbed_tracklets(tracklets, splits, roles)
         runs = runs_of(dubbed, how.run, by_identity=how.group_scope == "identity" and not synthetic)
         if synthetic:
             rows, notes = synthetic_rows(runs, config), {}
@@ -381,10 +385,12 @@ def align(
         "quarantined": dict(sorted(quarantined.items())),
     }
     own = how.policy == "recorded"
+    label_derived = not own and not synthetic
     meta = {
         "policy": how.policy,
-        "oracle": how.oracle_test_audio and not own,
-        "label_derived": not own and not synthetic,
+        "oracle": how.oracle_test_audio and label_derived,
+        "label_derived": label_derived,
+        "test": own or how.policy == "silence" or how.oracle_test_audio,  # test tracklets hear, too
         "seed": seed,
         "run": how.run,
         "group_scope": "tracklet" if synthetic or own else how.group_scope,

@@ -1,6 +1,8 @@
 """Encode the companion items that one shard's tracklets hear (one job per shard, never per clip).
 
-In:      ALIGNMENT, PLAN, the shard's number, the folder of the items.   Out: FEATURES, one row per distinct item.
+In:      ALIGNMENT, PLAN, the shard's number, the folder of the items.
+Out:     FEATURES, one row per distinct item: log-mel pictures; of kind 'audio_tokens' waveforms, which `model.encode_tokens`
+         turns into tokens, or tokens that somebody else has made.
 Source:  specs/dubbernet.md 3.1. An item heard in two shards is encoded in both; an item heard by many runs of a shard once.
          The bytes do not depend on the number of threads: each clip is computed by one thread alone.
 """
@@ -16,11 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.base import cli
-from pipeline.base.build import plain
 from pipeline.base.config import CompanionConfig
 from pipeline.base.errors import MediaError, SourceError
 from pipeline.base.tables import ALIGNMENT, FEATURES, PLAN, read, write_rows
-from pipeline.features import ENCODERS, audio
+from pipeline.features import ENCODERS
 
 
 def items_of(alignment: pa.Table, plan: pa.Table, shard: int) -> list[dict[str, Any]]:
@@ -35,14 +36,15 @@ def encode(items: list[dict[str, Any]], root: Path, config: CompanionConfig, see
     """Rows of FEATURES, in the order of `items`.
 
     Raises:
-        SourceError: a clip cannot be encoded any more (it could when it was probed).
+        SourceError: a clip cannot be encoded any more (it could when it was probed), or its precomputed tokens cannot be used.
     """
     encoder = ENCODERS[config.kind]
+    folder = encoder.folder(config, root)
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
-        path = root / row["path"] if row["path"] else None
+        path = folder / row["path"] if row["path"] else None
         try:
-            values = encoder(row["item"], path, row["start"], row["seconds"], config, seed)
+            values = encoder.encode(row["item"], path, row["start"], row["seconds"], config, seed)
         except MediaError as error:
             raise SourceError(
                 f"{row['path'] or row['item']}: {error}; the clip was usable when align_companion probed it: "
@@ -53,22 +55,6 @@ def encode(items: list[dict[str, Any]], root: Path, config: CompanionConfig, see
 
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(one, items)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries whose arithmetic is in the values."""
-    import numpy
-    import soundfile
-    import soxr
-    import torchaudio
-
-    return {
-        "soundfile": soundfile.__version__,
-        "libsndfile": soundfile.__libsndfile_version__,
-        "soxr": soxr.__version__,
-        "torchaudio": torchaudio.__version__,
-        "numpy": numpy.__version__,
-    }
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -83,16 +69,17 @@ def main(argv: list[str] | None = None) -> None:
     cli.config_argument(arguments)
     args = arguments.parse_args(argv)
     config = cli.load(CompanionConfig, args.config, "companion")
-    audio.check_bands(config.audio)
+    encoder = ENCODERS[config.kind]
+    encoder.check(config)
 
     import torch
 
     torch.set_num_threads(1)  # clips side by side use the cores better than one clip in parts, and the sums keep their order
     items = items_of(read(args.alignment, ALIGNMENT), read(args.plan, PLAN, ["tracklet", "shard"]), args.shard)
     rows = list(encode(items, args.root, config, args.seed, max(args.threads, 1)))
-    meta = {"kind": config.kind, "shard": args.shard, "seed": args.seed, "audio": plain(config.audio), "versions": versions()}
-    write_rows(args.out, rows, FEATURES, meta)
-    print(f"encode_companion: {len(rows)} items, {sum(row['length'] for row in rows)} companion frames of {config.audio.bands} bands")
+    about = encoder.about(config)
+    write_rows(args.out, rows, FEATURES, {"kind": config.kind, "shard": args.shard, "seed": args.seed, **about})
+    print(f"encode_companion: {len(rows)} items as {about['form']}, {sum(row['length'] for row in rows)} x {about['bands']} values")
 
 
 if __name__ == "__main__":

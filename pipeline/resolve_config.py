@@ -22,14 +22,15 @@ class Sections:
     method: MethodConfig
     dataset: DatasetConfig
     companions: dict[str, CompanionConfig]
-    """Entries that the stage and its teachers name, by name; empty where that is 'none'."""
+    """Entries that the batches of the stage and of its teachers carry, by name; empty where that is 'none'."""
 
 
 def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: int, stage: str) -> RunConfig:
     """All that one stage needs, in one value; its teacher's run is resolved likewise and stands inside.
 
     Raises:
-        ConfigError: the method has no such stage, the data set no such split, or a companion is missing.
+        ConfigError: the method has no such stage, the data set no such split, a companion is missing, or a teacher that
+            hears would be given another medium than it was trained on.
     """
     stages, splits = sections.method.stages, sections.dataset.splits
     if stage not in stages:
@@ -43,7 +44,7 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
         )
     companion = None if name == "none" else sections.companions[name]
     teacher = this.teacher and resolve(sections, method=method, dataset=dataset, split=split, seed=seed, stage=this.teacher)
-    return RunConfig(
+    run = RunConfig(
         method=method,
         dataset=dataset,
         split=split,
@@ -60,6 +61,25 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
         settings=settings,
         teacher=teacher or None,
     )
+    check_teacher(run)
+    return run
+
+
+def check_teacher(run: RunConfig) -> None:
+    """A teacher that hears gets the companion of its student's batches: of the kind and size that it was trained on.
+
+    Raises:
+        ConfigError: otherwise. (Another policy, voice or seed is no error: what it then hears is a control.)
+    """
+    teacher = run.teacher
+    if teacher is None or not teacher.this.hears:
+        return
+    given, known = (f"'{r.companion}'" + (f" ({r.kind}, {r.item_frames} x {r.bands})" if r.kind else "") for r in (run, teacher))
+    if (run.kind, run.item_frames, run.bands) != (teacher.kind, teacher.item_frames, teacher.bands):
+        raise ConfigError(
+            f"stages.{run.stage} of {run.method}: its batches carry the companion {given}, but its teacher {teacher.stage} was trained to hear "
+            f"{known}; leave its own companion and changes of model.audio_frames out, or name a companion of the same kind and size"
+        )
 
 
 def item_frames(companion: CompanionConfig, method: MethodConfig) -> int:

@@ -23,8 +23,10 @@ from pipeline.base import cli, files, tables
 from pipeline.base.errors import ShardError
 from shards import codec
 
-COMPANION_META = ("policy", "oracle", "label_derived", "seed")
+COMPANION_META = ("policy", "oracle", "label_derived", "seed", "test")
 """What the twin takes over from ALIGNMENT's meta."""
+FEATURES_META = ("bands", "tokens")
+"""What it takes over from FEATURES' meta: width of a companion frame; which frozen encoder made the tokens (null: none did)."""
 
 
 def samples(
@@ -129,26 +131,46 @@ def write_tar(out: IO[bytes], shard: str, packed: Iterable[codec.Sample]) -> lis
 
 
 def twin_meta(
-    tracklets: Mapping[str, Any], frames: Mapping[str, Any], kind: str = "", alignment: Mapping[str, Any] | None = None, bands: int = 0
+    tracklets: Mapping[str, Any],
+    frames: Mapping[str, Any],
+    kind: str = "",
+    alignment: Mapping[str, Any] | None = None,
+    features: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """INDEX meta from the metas of TRACKLETS, FRAMES and ALIGNMENT: dataset, cameras, frames, companion (or None)."""
+    """INDEX meta from the metas of TRACKLETS, FRAMES, ALIGNMENT and FEATURES: dataset, cameras, frames, companion (or None).
+
+    A companion is described also where no tracklet of the shard hears it: the twins of all shards agree.
+    """
     companion = None
-    if alignment is not None:
-        if alignment["kind"] != kind:
-            raise ShardError(f"ALIGNMENT is of kind '{alignment['kind']}', asked for '{kind}'; give the alignment of that companion")
-        companion = {"kind": kind, "bands": bands, **{name: alignment[name] for name in COMPANION_META}}
+    if alignment is not None and features is not None:
+        for table, meta in (("ALIGNMENT", alignment), ("FEATURES", features)):
+            if meta["kind"] != kind:
+                raise ShardError(f"{table} of kind '{meta['kind']}', asked for '{kind}'; give the tables of that companion")
+        companion = {"kind": kind}
+        companion |= {name: alignment[name] for name in COMPANION_META} | {name: features.get(name) for name in FEATURES_META}
     size = {name: frames["frames"][name] for name in ("height", "width")}
     return {"dataset": tracklets["dataset"], "cameras": tracklets["cameras"], "frames": size, "companion": companion}
 
 
-def bands_of(features: pa.Table, kind: str, meta: Mapping[str, Any]) -> int:
-    """Width of a companion frame: that of FEATURES meta (a shard may hold no dubbed tracklet), which all rows must have."""
-    if meta["kind"] != kind:
-        raise ShardError(f"FEATURES are of kind '{meta['kind']}', asked for '{kind}'; give the features of that companion")
-    bands = meta[kind]["bands"]
-    if wrong := set(pc.unique(features.column("width")).to_pylist()) - {bands}:
-        raise ShardError(f"FEATURES: widths {sorted(wrong)} beside {bands} of their settings; run encode_companion again")
-    return bands
+def check_features(features: pa.Table, meta: Mapping[str, Any]) -> None:
+    """Refuse FEATURES whose rows are not what their meta says (a shard may hold no dubbed tracklet: the meta decides).
+
+    Raises:
+        ShardError: waveforms, which `encode_tokens` has to turn into tokens first; another width; or tokens whose number is
+            below 2 or not that of the meta.
+    """
+    if "form" not in meta:
+        raise ShardError("FEATURES of an older form; run encode_companion again")
+    if meta["form"] == "waves":
+        raise ShardError("FEATURES hold waveforms; run model.encode_tokens and pack what it makes")
+    if wrong := set(pc.unique(features.column("width")).to_pylist()) - {meta["bands"]}:
+        raise ShardError(f"FEATURES: widths {sorted(wrong)} beside {meta['bands']} of their settings; run encode_companion again")
+    if meta["form"] == "tokens":
+        length = meta["tokens"]["length"]
+        if length < 2:
+            raise ShardError(f"FEATURES: {length} token per clip; at least 2, because attention over one key does not look at the image")
+        if wrong := set(pc.unique(features.column("length")).to_pylist()) - {length}:
+            raise ShardError(f"FEATURES: {sorted(wrong)} tokens beside {length} of their settings; encode the companion again")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -173,14 +195,14 @@ def main(argv: list[str] | None = None) -> None:
     frames = tables.read(args.frames, tables.FRAMES)
     if sorted(frames.column("tracklet").to_pylist()) != sorted(order):
         raise ShardError(f"{args.frames}: holds other tracklets than shard {args.shard} of {args.plan}; run encode_frames again")
-    alignment = features = note = None
-    bands = 0
+    alignment = features = heard = encoded = None
     if args.alignment is not None:
-        alignment, note = tables.read(args.alignment, tables.ALIGNMENT), tables.read_meta(args.alignment)
+        alignment, heard = tables.read(args.alignment, tables.ALIGNMENT), tables.read_meta(args.alignment)
         alignment = alignment.filter(pc.is_in(alignment.column("tracklet"), here))
-        features = tables.read(args.features, tables.FEATURES)
-        bands = bands_of(features, args.kind, tables.read_meta(args.features))
-    meta = twin_meta(tables.read_meta(args.tracklets), tables.read_meta(args.frames), args.kind, note, bands)
+        features, encoded = tables.read(args.features, tables.FEATURES), tables.read_meta(args.features)
+    meta = twin_meta(tables.read_meta(args.tracklets), tables.read_meta(args.frames), args.kind, heard, encoded)
+    if features is not None and encoded is not None:
+        check_features(features, encoded)
 
     args.twin.unlink(missing_ok=True)  # a twin of an older tar must not vouch for this one
     with files.atomic_open(args.out) as out:

@@ -18,10 +18,11 @@ import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.base.build import plain
 from pipeline.base.config import AudioConfig, CompanionConfig
 from pipeline.base.errors import ConfigError, MediaError
 from pipeline.base.seeds import rng
@@ -343,27 +344,73 @@ def synthetic(item: str, config: AudioConfig, seed: int) -> np.ndarray:
     raise MediaError("missing", f"'{item}' has no file and is neither 'silence' nor 'noise_<n>'")
 
 
-def encode(item: str, path: Path | None, start: float | None, seconds: float, config: CompanionConfig, seed: int) -> np.ndarray:
-    """One companion item as it is stored.
+def wave_of(item: str, path: Path | None, start: float | None, seconds: float, config: AudioConfig, seed: int) -> np.ndarray:
+    """The sound of one companion item: mono, at `config.rate`, cut to `config.max_seconds`.
 
     Args:
         item: its name; decides a synthetic waveform.
         path: its file; None for a synthetic item.
         start: seconds into the file; None: the whole file.
         seconds: length as it was decoded when the item was probed.
-        config: the companion's settings; `config.audio` is used.
+        config: rate and longest length.
         seed: of the data path; only 'noise_<n>' uses it.
+
+    Returns:
+        float32 [samples].
+
+    Raises:
+        MediaError: as :func:`decode`; 'changed': the clip no longer has the length it was probed with.
+    """
+    if path is None:
+        return synthetic(item, config, seed)
+    wave, rate, _ = decode(path, start, seconds if start is not None else None)
+    if len(wave) != round(seconds * rate):
+        raise MediaError("changed", f"{len(wave)} samples at {rate} Hz, {seconds:.6f} s when it was probed")
+    return fit_rate(wave, rate, config)
+
+
+def encode(item: str, path: Path | None, start: float | None, seconds: float, config: CompanionConfig, seed: int) -> np.ndarray:
+    """One companion item as it is stored: the log-mel picture of :func:`wave_of`, which says what the arguments are.
 
     Returns:
         float16 [length, bands].
 
     Raises:
-        MediaError: as :func:`decode`; 'changed': the clip no longer has the length it was probed with.
+        MediaError: as :func:`wave_of`.
     """
-    audio = config.audio
-    if path is None:
-        return log_mel(synthetic(item, audio, seed), audio).astype(np.float16)
-    wave, rate, _ = decode(path, start, seconds if start is not None else None)
-    if len(wave) != round(seconds * rate):
-        raise MediaError("changed", f"{len(wave)} samples at {rate} Hz, {seconds:.6f} s when it was probed")
-    return log_mel(fit_rate(wave, rate, audio), audio).astype(np.float16)
+    return log_mel(wave_of(item, path, start, seconds, config.audio, seed), config.audio).astype(np.float16)
+
+
+def check(config: CompanionConfig) -> None:
+    """Refuse settings that no clip could be encoded with, before the first is decoded (see :func:`check_bands`)."""
+    check_bands(config.audio)
+
+
+def folder(config: CompanionConfig, root: Path) -> Path:
+    """Folder that the paths of items are relative to when they are encoded: where the voices lie."""
+    return root
+
+
+def about(config: CompanionConfig) -> dict[str, Any]:
+    """What FEATURES meta says about the values."""
+    import torchaudio
+
+    return {
+        "form": "log-mel",
+        "bands": config.audio.bands,
+        "audio": plain(config.audio),
+        "versions": {**decoders(), "torchaudio": torchaudio.__version__},
+    }
+
+
+def decoders() -> dict[str, str]:
+    """Versions of the libraries that make waveforms."""
+    import soundfile
+    import soxr
+
+    return {
+        "soundfile": soundfile.__version__,
+        "libsndfile": soundfile.__libsndfile_version__,
+        "soxr": soxr.__version__,
+        "numpy": np.__version__,
+    }

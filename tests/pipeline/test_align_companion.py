@@ -75,7 +75,16 @@ def test_one_speaker_per_identity_and_every_clip_once(tmp_path):
     assert {(r["seconds"], r["start"]) for r in rows} == {(0.6, None)}
     assert len(probes) == 4
     assert all(p["usable"] for p in probes)
-    expected = {"policy": "id_speaker", "oracle": False, "label_derived": True, "unserved": [], "dubbed": ["train"], "reused": [], "run": 6}
+    expected = {
+        "policy": "id_speaker",
+        "oracle": False,
+        "label_derived": True,
+        "test": False,
+        "unserved": [],
+        "dubbed": ["train"],
+        "reused": [],
+        "run": 6,
+    }
     assert expected.items() <= meta.items()
     assert meta["counts"] == {"tracklets": 3, "rows": 4, "items": 4, "owners": 2, "probed": 4, "quarantined": {}}
 
@@ -178,6 +187,18 @@ def test_an_empty_filter_is_refused_before_anything_is_decoded(tmp_path):
         align(made, training(made), voices(tmp_path, x=1), tmp_path, config, 0, 1)
 
 
+def test_settings_of_tokens_are_checked_before_anything_is_decoded(tmp_path):
+    made = tracklets(("a1", "a", 6))
+    items = voices(tmp_path, x=1)
+    (tmp_path / "x_0.wav").unlink()
+    config = build(CompanionConfig, {"kind": "audio_tokens", "tokens": {"encoder": "precomputed"}})
+    with pytest.raises(ConfigError, match=r"tokens\.store is empty"):
+        align(made, training(made), items, tmp_path, config, 0, 1)
+    speak(tmp_path / "x_0.wav")
+    silent = build(CompanionConfig, {"kind": "audio_tokens", "audio": {"bands": 128, "high_hz": 8000}})  # kind 'audio' refuses that bank
+    assert align(made, training(made), items, tmp_path, silent, 0, 1)[2]["kind"] == "audio_tokens"
+
+
 # --- who is dubbed ---------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +223,7 @@ def test_test_identities_distractors_and_junk_are_not_dubbed(tmp_path):
     assert dubbed([first, second])[0] == ["a1", "b1"]
     names, meta = dubbed([first], oracle_test_audio=True)
     assert names == ["a1", "b1", "c1"]
-    assert (meta["oracle"], meta["dubbed"]) == (True, ["gallery", "query", "train"])
+    assert (meta["oracle"], meta["test"], meta["dubbed"]) == (True, True, ["gallery", "query", "train"])
     assert meta["label_derived"]
     with pytest.raises(AllocationError, match="nobody to dub"):
         dubbed([split({"a1": "query"})])
@@ -268,7 +289,31 @@ def test_silence_and_noise_need_no_file_and_say_nothing_of_the_identity(many):
         rows, probes, meta = align(made, splits, items.slice(0, 0), root, companion(policy=policy, group_scope="identity"), 0, 1)
         assert [r["item"] for r in rows] == names * 8
         assert {(r["owner"], r["path"], r["seconds"]) for r in rows} == {("", "", 5.0)}
-        assert (probes, meta["label_derived"], meta["oracle"]) == ([], False, False)
+        assert (probes, meta["label_derived"], meta["oracle"], meta["test"]) == ([], False, False, policy == "silence")
+
+
+def test_everybody_hears_the_same_silence(tmp_path):
+    """Also who is in no split, distractors and junk: at test, a network that is used to hearing something hears this."""
+    kinds = {"a1": "person", "b1": "person", "c1": "person", "z1": "distractor", "j1": "junk"}
+    made = table([row for name, kind in kinds.items() for row in tracklets((name, name[0], 7), kind=kind).to_pylist()], TRACKLETS)
+    splits = [split({"a1": "train", "b1": "query", "z1": "gallery", "j1": "junk"})]
+    nobody = table([], ITEMS)
+    rows, _, meta = align(made, splits, nobody, tmp_path, companion(policy="silence"), 0, 1)
+    assert heard(rows) == [run for name in sorted(kinds) for run in ((name, 0, 5, "silence"), (name, 6, 6, "silence"))]
+    assert (meta["test"], meta["oracle"], meta["label_derived"], meta["dubbed"]) == (True, False, False, [])
+    rows, _, meta = align(made, splits, nobody, tmp_path, companion(policy="silence", oracle_test_audio=True), 0, 1)
+    assert (len(rows), meta["test"], meta["oracle"]) == (10, True, False)  # nothing in silence tells a label
+
+
+@pytest.mark.parametrize(("policy", "oracle"), [("id_speaker", True), ("shuffled", True), ("random_clip", True), ("noise", False)])
+def test_oracle_is_label_derived_sound_at_test(tmp_path, policy, oracle):
+    made = tracklets(("a1", "a", 6), ("b1", "b", 6))
+    splits = [split({"a1": "train", "b1": "query"})]
+    items = voices(tmp_path, x=1, y=1)
+    for wanted, who in ((False, ["a1"]), (True, ["a1", "b1"])):
+        rows, _, meta = align(made, splits, items, tmp_path, companion(policy=policy, oracle_test_audio=wanted), 0, 1)
+        assert sorted(row["tracklet"] for row in rows) == who
+        assert (meta["test"], meta["oracle"]) == (wanted, wanted and oracle)
 
 
 # --- recorded --------------------------------------------------------------------------------------------------------
@@ -287,7 +332,8 @@ def test_recorded_sound_follows_its_ranges(tmp_path):
     rows, _, meta = align(made, training(made), items, tmp_path, companion(policy="recorded"), 0, 1)
     assert heard(rows) == [("t1", 0, 3, "t1_0"), ("t1", 4, 8, "t1_1"), ("t2", 0, 3, "t2_0")]
     assert [(r["start"], r["seconds"]) for r in rows] == [(0.0, 1.0), (1.0, 0.7), (None, 2.0)]
-    assert (meta["label_derived"], meta["oracle"], meta["tracklets_without_sound"], meta["runs_replaced"]) == (False, False, 1, 0)
+    assert (meta["label_derived"], meta["oracle"], meta["test"]) == (False, False, True)
+    assert (meta["tracklets_without_sound"], meta["runs_replaced"]) == (1, 0)
 
 
 def test_recorded_sound_that_is_broken_is_replaced_by_its_neighbour(tmp_path):

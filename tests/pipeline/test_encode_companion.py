@@ -51,7 +51,7 @@ def torch_threads():
     torch.set_num_threads(before)
 
 
-def step(folder: Path, number: int, threads: int = 1, seed: int = 0, **audio_settings: Any) -> Path:
+def step(folder: Path, number: int, threads: int = 1, seed: int = 0, config: dict[str, Any] | None = None, **audio_settings: Any) -> Path:
     out = folder / f"f{number}-{threads}-{seed}.parquet"
     arguments = [str(out), "--alignment", str(folder / "a.parquet"), "--plan", str(folder / "p.parquet"), "--shard", str(number)]
     main(
@@ -64,7 +64,7 @@ def step(folder: Path, number: int, threads: int = 1, seed: int = 0, **audio_set
             "--threads",
             str(threads),
             "--config",
-            json.dumps({"audio": audio_settings}),
+            json.dumps({"audio": audio_settings, **(config or {})}),
         ]
     )
     return out
@@ -108,6 +108,7 @@ def test_settings_and_versions_are_noted(shard):
     meta = read_meta(out)
     assert {a.shape[1] for a in arrays(out).values()} == {40}
     assert (meta["audio"]["bands"], meta["audio"]["hop"], meta["shard"], meta["kind"]) == (40, 160, 0, "audio")
+    assert (meta["form"], meta["bands"]) == ("log-mel", 40)
     assert meta["versions"].keys() == {"soundfile", "libsndfile", "soxr", "torchaudio", "numpy"}
     assert str(shard) not in json.dumps(meta)
 
@@ -131,3 +132,67 @@ def test_a_clip_that_changed_since_it_was_probed_stops_the_step(shard, damage, m
 def test_an_empty_filter_is_refused(shard):
     with pytest.raises(ConfigError, match=r"audio\.bands=128"):
         step(shard, 0, bands=128)
+
+
+# --- audio tokens ----------------------------------------------------------------------------------------------------
+
+TOKENS = {"kind": "audio_tokens"}
+
+
+def test_waves_of_each_item(shard, capsys):
+    out = step(shard, 0, config=TOKENS)
+    found = arrays(out)
+    assert {item: (a.shape, str(a.dtype)) for item, a in found.items()} == {
+        "silence": ((80_000, 1), "int16"),
+        "x_0": ((16_000, 1), "int16"),
+        "x_1": ((11_200, 1), "int16"),
+    }
+    meta = read_meta(out)
+    assert (meta["kind"], meta["form"], meta["bands"], meta["shard"]) == ("audio_tokens", "waves", 1, 0)
+    assert meta["waves"] == {"rate": 16_000, "seconds": 5.0}
+    assert meta["versions"].keys() == {"soundfile", "libsndfile", "soxr", "numpy"}
+    assert "encode_companion: 3 items as waves, 107200 x 1 values" in capsys.readouterr().out
+    assert arrays(step(shard, 1, config=TOKENS))["y_0"].shape == (80_000, 1)  # six seconds, cut to five
+    assert read_meta(step(shard, 2, config=TOKENS))["form"] == "waves"
+
+
+def test_bytes_of_waves_do_not_depend_on_threads_or_mel_settings(shard):
+    waves = step(shard, 0, 1, config=TOKENS)
+    assert waves.read_bytes() == step(shard, 0, 3, config=TOKENS, bands=128, n_fft=400).read_bytes()
+
+
+def precomputed(folder: Path, **tokens: Any) -> dict[str, Any]:
+    store = folder / "store"
+    store.mkdir(exist_ok=True)
+    return {"kind": "audio_tokens", "tokens": {"encoder": "precomputed", "store": str(store), "tokens": 2, "width": 3, **tokens}}
+
+
+def test_precomputed_tokens_of_each_item(shard):
+    config = precomputed(shard)
+    for k, name in enumerate(("x_0", "x_1", "silence")):
+        np.save(shard / "store" / f"{name}.npy", np.arange(4 * 3, dtype=np.float32).reshape(4, 3) + 100 * k)
+    (shard / "x_1.wav").unlink()  # nobody decodes it here
+    out = step(shard, 0, 2, config=config)
+    found = arrays(out)
+    assert found["x_1"].tolist() == [[101.5, 102.5, 103.5], [107.5, 108.5, 109.5]]
+    assert {str(a.dtype) for a in found.values()} == {"float16"} and found.keys() == {"x_0", "x_1", "silence"}
+    meta = read_meta(out)
+    assert (meta["kind"], meta["form"], meta["bands"]) == ("audio_tokens", "tokens", 3)
+    assert meta["tokens"] == {"encoder": "precomputed", "weights_sha256": "", "length": 2, "rate": None, "seconds": None}
+    assert str(shard) not in json.dumps(meta)
+
+
+def test_precomputed_tokens_that_are_missing_stop_the_step(shard):
+    config = precomputed(shard)
+    for name in ("x_0", "x_1"):
+        np.save(shard / "store" / f"{name}.npy", np.zeros((4, 3), np.float32))
+    with pytest.raises(SourceError, match=r"store/silence\.npy: no such file"):
+        step(shard, 0, config=config)
+    assert list(shard.glob("f*")) == []
+
+
+def test_settings_of_tokens_are_checked_first(shard):
+    with pytest.raises(ConfigError, match=r"audio\.rate=8000: 'logmel_stub' hears 16000"):
+        step(shard, 0, config=TOKENS, rate=8000, high_hz=4000)
+    with pytest.raises(ConfigError, match=r"tokens\.store is empty"):
+        step(shard, 0, config={"kind": "audio_tokens", "tokens": {"encoder": "precomputed"}})

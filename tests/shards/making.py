@@ -24,7 +24,8 @@ FEATURES = {
     "clip_b": np.full((2, 2), 2, np.float16),
     "clip_c": np.arange(8, dtype=np.float16).reshape(4, 2),
 }
-ALIGNMENT_META = {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 7, "run": 6}
+ALIGNMENT_META = {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 7, "test": False, "run": 6}
+FEATURES_META = {"kind": "audio", "form": "log-mel", "bands": 2, "audio": {"bands": 2}}
 
 
 def frame(tracklet: str, index: int) -> bytes:
@@ -67,7 +68,7 @@ def write_tables(folder: Path) -> None:
             for item, array in FEATURES.items()
             if item in used
         ]
-        tables.write_rows(folder / f"e{shard}.parquet", features, tables.FEATURES, {"kind": "audio", "audio": {"bands": 2}})
+        tables.write_rows(folder / f"e{shard}.parquet", features, tables.FEATURES, FEATURES_META)
 
 
 def frames_row(tracklet: str) -> dict[str, Any]:

@@ -120,7 +120,8 @@ def test_twin_by_hand(folder):
 def test_meta(folder):
     meta = tables.read_meta(folder / "00000.parquet")
     assert meta["dataset"] == "tiny" and meta["cameras"] == 2 and meta["frames"] == {"height": 32, "width": 16}
-    assert meta["companion"] == {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "bands": 2, "seed": 7}
+    facts = {"policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 7, "test": False}
+    assert meta["companion"] == {"kind": "audio", "bands": 2, "tokens": None, **facts}
     pack_shard.main(making.arguments(folder, 0, sound=False))
     assert tables.read_meta(folder / "00000.parquet")["companion"] is None
 
@@ -132,7 +133,7 @@ def test_paths_of_dropped_frames_are_left_out(folder):
 
 
 def test_a_failed_pack_leaves_no_twin(folder):
-    tables.write_rows(folder / "e0.parquet", [], tables.FEATURES, {"kind": "audio", "audio": {"bands": 2}})
+    tables.write_rows(folder / "e0.parquet", [], tables.FEATURES, making.FEATURES_META)
     before = (folder / "00000.tar").read_bytes()
     with pytest.raises(ShardError, match=r"0001C1T0001: item 'clip_b' has no feature \(2 missing\); run encode_companion"):
         pack_shard.main(making.arguments(folder, 0))
@@ -151,3 +152,74 @@ def test_inputs_that_do_not_belong_together(folder):
         pack_shard.main([*arguments[:-1], "events"])
     with pytest.raises(ShardError, match="give a number from 0 to 1"):
         pack_shard.main([text if text != "0" else "5" for text in arguments])
+
+
+# --- audio tokens ----------------------------------------------------------------------------------------------------
+
+TOKENS = {"encoder": "hubert_base", "weights_sha256": "ab", "length": 3, "rate": 16000, "seconds": 5.0}
+
+
+@pytest.fixture
+def tokens(folder):
+    """The same store with tokens, three of width 2 per clip; returns the folder and a command line per shard."""
+    meta = {**making.ALIGNMENT_META, "kind": "audio_tokens"}
+    tables.write(folder / "a.parquet", tables.read(folder / "a.parquet", tables.ALIGNMENT), tables.ALIGNMENT, meta)
+    for shard, names in ((0, ("clip_a", "clip_b")), (1, ("clip_c",))):
+        write_features(folder, shard, {name: np.full((3, 2), k + 1, np.float16) for k, name in enumerate(names)})
+    return folder
+
+
+def write_features(folder, shard, arrays, **meta):
+    rows = [
+        {"item": name, "values": array.tobytes(), "length": len(array), "width": array.shape[1], "dtype": "float16"}
+        for name, array in arrays.items()
+    ]
+    about = {"kind": "audio_tokens", "form": "tokens", "bands": 2, "tokens": TOKENS}
+    tables.write_rows(folder / f"e{shard}.parquet", rows, tables.FEATURES, {**about, **meta})
+
+
+def pack(folder, shard):
+    pack_shard.main([*making.arguments(folder, shard)[:-1], "audio_tokens"])
+    return tables.read_meta(folder / f"0000{shard}.parquet")["companion"]
+
+
+def test_tokens_go_through_the_same_codec(tokens):
+    assert pack(tokens, 0) == pack(tokens, 1)
+    with tarfile.open(tokens / "00000.tar") as tar:
+        names = [name for name in tar.getnames() if "audio" in name and name.startswith("0001C1")]
+        values = np.load(io.BytesIO(tar.extractfile("0001C1T0001.audio_tokens.values.npy").read()), allow_pickle=False)
+    assert names == [f"0001C1T0001.audio_tokens.{part}.npy" for part in ("values", "lengths", "align")]
+    assert values.tolist() == [[2, 2]] * 3 + [[1, 1]] * 3  # clip_b, then clip_a
+
+
+def test_a_shard_in_which_nobody_hears_is_described_alike(tokens):
+    expected = pack(tokens, 0)
+    assert expected["tokens"] == TOKENS and expected["bands"] == 2 and expected["kind"] == "audio_tokens"
+    runs = tables.read(tokens / "a.parquet", tables.ALIGNMENT).slice(0, 3)  # none of shard 1
+    tables.write(tokens / "a.parquet", runs, tables.ALIGNMENT, tables.read_meta(tokens / "a.parquet"))
+    write_features(tokens, 1, {})
+    assert pack(tokens, 1) == expected
+    assert tables.read(tokens / "00001.parquet", tables.INDEX).column("items").to_pylist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("array", "meta", "message"),
+    [
+        (np.zeros((3, 2)), {"form": "waves"}, "FEATURES hold waveforms; run model.encode_tokens"),
+        (np.zeros((4, 2)), {}, r"\[4\] tokens beside 3 of their settings"),
+        (np.zeros((1, 2)), {"tokens": {**TOKENS, "length": 1}}, "1 token per clip; at least 2, because attention over one key"),
+        (np.zeros((3, 5)), {}, r"widths \[5\] beside 2"),
+        (np.zeros((3, 2)), {"kind": "audio"}, "FEATURES of kind 'audio', asked for 'audio_tokens'"),
+    ],
+)
+def test_tokens_that_cannot_be_packed(tokens, array, meta, message):
+    write_features(tokens, 1, {"clip_c": array.astype(np.float16)}, **meta)
+    with pytest.raises(ShardError, match=message):
+        pack(tokens, 1)
+
+
+def test_features_of_an_older_form_are_refused(folder):
+    features = tables.read(folder / "e0.parquet", tables.FEATURES)
+    tables.write(folder / "e0.parquet", features, tables.FEATURES, {"kind": "audio", "audio": {"bands": 2}})
+    with pytest.raises(ShardError, match="an older form; run encode_companion again"):
+        pack_shard.main(making.arguments(folder, 0))

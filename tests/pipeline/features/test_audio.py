@@ -243,7 +243,7 @@ def test_probe_measures_and_finds_a_cut_clip(tmp_path):
 
 def test_encode_is_the_chain_in_float16(tmp_path):
     soundfile.write(tmp_path / "a.mp3", voice(6.0, 48000), 48000)
-    found = ENCODERS["audio"]("a", tmp_path / "a.mp3", None, 6.0, CompanionConfig(), 0)
+    found = ENCODERS["audio"].encode("a", tmp_path / "a.mp3", None, 6.0, CompanionConfig(), 0)
     wave, rate, _ = audio.decode(tmp_path / "a.mp3")
     expected = plain_log_mel(audio.fit_rate(wave, rate, CONFIG), CONFIG)
     assert (found.shape, found.dtype) == ((501, 80), np.float16)
@@ -252,7 +252,7 @@ def test_encode_is_the_chain_in_float16(tmp_path):
 
 def test_encode_refuses_a_clip_that_changed(tmp_path):
     soundfile.write(tmp_path / "a.wav", voice(2.0), 16000)
-    encode = ENCODERS["audio"]
+    encode = ENCODERS["audio"].encode
     assert encode("a", tmp_path / "a.wav", None, 2.0, CompanionConfig(), 0).shape == (201, 80)
     assert encode("a", tmp_path / "a.wav", 0.5, 1.0, CompanionConfig(), 0).shape == (101, 80)
     with pytest.raises(MediaError, match=r"changed: 32000 samples at 16000 Hz, 1\.9"):

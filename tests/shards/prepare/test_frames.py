@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import math
 
@@ -19,6 +20,13 @@ def jpeg(height=16, width=8, level=100, mode="RGB"):
 
 
 NOTHING = AugmentConfig(flip=0, pad=0, erase=0)
+ERASING = AugmentConfig(flip=0, pad=0, erase=1)
+RELEASED = AugmentConfig(shared=False, erase_attempts=1, erase_aspect_draw="uniform", erase_level=(189, 186, 179))
+
+
+def pictures(frames, settings, draw):
+    """What `augment` makes of the frames, without the flags."""
+    return augment(frames, settings, draw)[0]
 
 
 def clip(T=6, H=32, W=16):
@@ -58,13 +66,14 @@ def test_another_size_is_refused():
 
 def test_nothing_to_do():
     frames = clip()
-    assert torch.equal(augment(frames, NOTHING, rng(0)), frames)
+    out, erased = augment(frames, NOTHING, rng(0))
+    assert torch.equal(out, frames) and erased.dtype == torch.bool and erased.tolist() == [False] * 6
 
 
 def test_flip_by_hand():
     frames = torch.tensor([[[[1, 2, 3]]]], dtype=torch.uint8).expand(2, 3, 1, 3)
     settings = AugmentConfig(flip=1, pad=0, erase=0)
-    assert augment(frames, settings, rng(0)).tolist() == [[[[3, 2, 1]]] * 3] * 2
+    assert pictures(frames, settings, rng(0)).tolist() == [[[[3, 2, 1]]] * 3] * 2
 
 
 @pytest.mark.parametrize(
@@ -94,7 +103,7 @@ def test_shift_is_pad_and_crop():
 def test_crop_reaches_every_place():
     settings = AugmentConfig(flip=0, pad=2, erase=0)
     frames = clip(T=1, H=16, W=16)
-    centres = {tuple(augment(frames, settings, rng(i))[0, :2, 8, 8].tolist()) for i in range(400)}
+    centres = {tuple(pictures(frames, settings, rng(i))[0, :2, 8, 8].tolist()) for i in range(400)}
     assert centres == {(y, x) for y in range(7, 12) for x in range(7, 12)}  # 9 (the place itself, from 1) plus and minus 2
 
 
@@ -104,8 +113,8 @@ def moves(frames):
 
 
 def test_flip_and_crop_are_shared_unless_told_otherwise():
-    shared = [moves(augment(clip(), AugmentConfig(erase=0, pad=4), rng(i))) for i in range(30)]
-    alone = [moves(augment(clip(), AugmentConfig(erase=0, pad=4, shared=False), rng(i))) for i in range(30)]
+    shared = [moves(pictures(clip(), AugmentConfig(erase=0, pad=4), rng(i))) for i in range(30)]
+    alone = [moves(pictures(clip(), AugmentConfig(erase=0, pad=4, shared=False), rng(i))) for i in range(30)]
     assert all(len(found) == 1 for found in shared)
     assert sum(len(found) > 1 for found in alone) == 30
 
@@ -114,10 +123,10 @@ def test_chances():
     """1,200 draws each: three standard errors are 0.04."""
     frames = clip(T=4)
     flipping = AugmentConfig(flip=0.75, pad=0, erase=0, shared=False)
-    flipped = torch.stack([augment(frames, flipping, rng(i)) != frames for i in range(300)]).flatten(2).any(2)
+    flipped = torch.stack([pictures(frames, flipping, rng(i)) != frames for i in range(300)]).flatten(2).any(2)
     assert flipped.float().mean().item() == pytest.approx(0.75, abs=0.04)
     erasing = AugmentConfig(flip=0, pad=0, erase=0.25)
-    erased = torch.stack([augment(frames, erasing, rng(i)) != frames for i in range(300)]).flatten(2).any(2)
+    erased = torch.stack([pictures(frames, erasing, rng(i)) != frames for i in range(300)]).flatten(2).any(2)
     assert erased.float().mean().item() == pytest.approx(0.25, abs=0.04)
 
 
@@ -135,38 +144,98 @@ def test_erased_rectangles_keep_to_area_and_aspect():
 
 
 def test_erasing_fills_one_rectangle_with_the_level():
-    settings = AugmentConfig(flip=0, pad=0, erase=1, erase_level=7)
+    settings = AugmentConfig(flip=0, pad=0, erase=1, erase_level=(189, 186, 179))
     frames = clip(T=4) + 100
-    out = augment(frames, settings, rng(0))
+    out, erased = augment(frames, settings, rng(0))
     places = set()
     for before, after in zip(frames, out, strict=True):
         changed = (before != after).all(0)
         rows, columns = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
         box = (rows[0].item(), rows[-1].item(), columns[0].item(), columns[-1].item())
         assert changed.sum() == len(rows) * len(columns) > 0
-        assert (after[:, changed] == 7).all() and torch.equal(after[:, ~changed], before[:, ~changed])
+        for channel, level in enumerate((189, 186, 179)):  # red, green, blue
+            assert (after[channel, changed] == level).all()
+        assert torch.equal(after[:, ~changed], before[:, ~changed])
         places.add(box)
     assert len(places) == 4  # each frame its own
+    assert erased.tolist() == [True] * 4
 
 
-def test_more_attempts_erase_more_often():
-    """One attempt fails if the rectangle is wider than 128 pixels: area / aspect > 128**2, that is part > aspect / 2.
+def test_the_released_level_is_the_imagenet_mean_in_normalised_space():
+    """specs/dubbernet.md 3.2: filled after (x / 255 - 0.5) / 0.5 with 0.485, 0.456, 0.406."""
+    assert RELEASED.erase_level == tuple(round((mean * 0.5 + 0.5) * 255) for mean in (0.485, 0.456, 0.406))
+    assert AugmentConfig().erase_level == (128, 128, 128)  # 127.5 is zero
 
-    Chance of an aspect below 0.8: log(0.8 / 0.3) / log(1 / 0.3 / 0.3) = 0.407; the mean chance of such a part then:
-    (0.4 - (0.8 - 0.3) / 0.981 / 2) / 0.38 = 0.382. (The released code draws the aspect uniformly: fewer wide ones, 0.06.)
-    """
-    one = AugmentConfig(erase_attempts=1)
-    fails = sum(rectangle(256, 128, one, rng(i)) == (0, 0, 0, 0) for i in range(2000))
-    assert fails / 2000 == pytest.approx(0.407 * 0.382, abs=0.025)
-    assert all(rectangle(256, 128, AugmentConfig(), rng(i))[2] > 0 for i in range(2000))
+
+def test_colours_last_in_memory_are_erased_alike():
+    """The order that `decode` gives; a plain tensor has colours first."""
+    frames = clip()
+    last = frames.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(pictures(frames, RELEASED, rng(4)), pictures(last, RELEASED, rng(4)))
+
+
+@pytest.mark.parametrize("settings", [AugmentConfig(), RELEASED], ids=["default", "released"])
+def test_the_flag_says_whether_a_rectangle_was_erased(settings):
+    """A white frame without flip and crop: only erasing makes a pixel darker."""
+    frames = torch.full((6, 3, 32, 16), 255, dtype=torch.uint8)
+    still = dataclasses.replace(settings, flip=0, pad=0)
+    seen = set()
+    for i in range(60):
+        out, erased = augment(frames, still, rng(i))
+        assert erased.tolist() == (out != 255).flatten(1).any(1).tolist()
+        seen.add(tuple(erased.tolist()))
+    assert len(seen) > 20  # drawn per frame, also where flip and crop are shared
+
+
+def test_a_frame_that_no_rectangle_fits_is_not_flagged():
+    """2 x 64 pixels and an area of 0.4: 51 pixels, in a shape from 4 x 13 to 13 x 4. None fits."""
+    settings = AugmentConfig(flip=0, pad=0, erase=1, erase_area=(0.4, 0.4), erase_attempts=3)
+    frames = clip(T=3, H=2, W=64)
+    out, erased = augment(frames, settings, rng(0))
+    assert torch.equal(out, frames) and erased.tolist() == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("draw", "fails"),
+    [
+        # Wider than 128 pixels: area / aspect > 128 ** 2, that is part > aspect / 2. (None is higher than 256: part < 0.6.)
+        # Mean chance of such a part over aspects from 0.3 to 0.8: by logarithm (0.4 - 0.5 / 0.981 / 2) / 0.38 = 0.382.
+        ("log", 0.407 * 0.382),  # such an aspect: log(0.8 / 0.3) / log(1 / 0.3 / 0.3) = 0.407
+        ("uniform", 0.165 * 0.329),  # (0.8 - 0.3) / (1 / 0.3 - 0.3) = 0.165; mean chance (0.4 - 0.275) / 0.38 = 0.329
+    ],
+)
+def test_chance_that_one_attempt_fails(draw, fails):
+    one = AugmentConfig(erase_attempts=1, erase_aspect_draw=draw)
+    failed = sum(rectangle(256, 128, one, rng(i)) == (0, 0, 0, 0) for i in range(3000))
+    assert failed / 3000 == pytest.approx(fails, abs=0.02)
+    ten = dataclasses.replace(one, erase_attempts=10)
+    assert all(rectangle(256, 128, ten, rng(i))[2] > 0 for i in range(3000))
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        (RELEASED, 0.473),  # 0.5 * (1 - 0.054); specs/dubbernet.md 3.2: about 0.47
+        (dataclasses.replace(RELEASED, erase_attempts=10), 0.5),
+        (AugmentConfig(), 0.5),
+        (AugmentConfig(erase_attempts=1), 0.422),  # negative control: the aspect by logarithm gives another rate
+    ],
+)
+def test_effective_rate_of_erasing(settings, rate):
+    """12,000 frames of 256 x 128: three standard errors are 0.014."""
+    frames = torch.zeros(1, 3, 256, 128, dtype=torch.uint8).expand(40, -1, -1, -1)
+    still = dataclasses.replace(settings, flip=0, pad=0, shared=True)  # erasing alone, which is always drawn per frame
+    erased = torch.cat([augment(frames, still, rng(1, i))[1] for i in range(300)])
+    assert erased.float().mean().item() == pytest.approx(rate, abs=0.014)
 
 
 def test_the_input_is_not_changed():
     frames = clip()
-    augment(frames, AugmentConfig(flip=0, pad=0, erase=1), rng(0))
+    augment(frames, ERASING, rng(0))
     assert torch.equal(frames, clip())
 
 
 def test_the_generator_decides():
     first, again, other = (augment(clip(), AugmentConfig(), rng(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
