@@ -1,12 +1,14 @@
-"""Log-mel pictures of clips -> L audio tokens each: a small encoder that is trained with the teacher.
+"""What a clip sounds like, as L audio tokens A of the network's width: from log-mel pictures, or from a frozen encoder's tokens.
 
-Source: specs/dubbernet.md 3.1 (per-clip normalisation, adaptive mean over time to L tokens). The original encoder is
-unknown (section 12); ours are two strided convolutions over time, so that no foreign weights are needed.
+In:      values of a companion, as in the batch.   Out: tokens of each item, and of each frame.
+Source:  specs/dubbernet.md 3.1 (per-clip normalisation, adaptive mean over time to L tokens). The original encoder is
+unknown (section 12). For log-mel pictures ours are two strided convolutions over time, trained with the network, so that no
+foreign weights are needed; tokens of a frozen encoder are made before training (model/encoders) and used as they are.
 Padding at the end of a clip never changes its tokens: beyond the last valid frame every layer sees the same zeros that it
 would see beyond the end of an unpadded clip.
 """
 
-# N clips, F log-mel frames, M bands, D width, L audio tokens
+# B clips of frames, T frames per clip, N items, F log-mel frames, M bands or width of a given token, D width, L audio tokens
 
 from __future__ import annotations
 
@@ -75,3 +77,37 @@ class LogMelTokens(nn.Module):
         x = self.over_time(x.transpose(1, 2)).transpose(1, 2)
         x = self.norm2(self.activate(self.over_channels(x)))
         return pool_frames(x, (lengths + 1) // 2, self.tokens)
+
+
+class GivenTokens(nn.Module):
+    """Tokens of a frozen encoder, as they are; brought to `width` by one linear layer where theirs is another."""
+
+    def __init__(self, bands: int, width: int) -> None:
+        super().__init__()
+        self.to_width = nn.Identity() if bands == width else nn.Linear(bands, width)
+
+    def forward(self, tokens_NLM: Tensor, lengths_N: Tensor) -> Tensor:
+        """float32 [N, L, M] -> [N, L, D]. Nothing is padded, so `lengths_N` is not needed."""
+        return self.to_width(tokens_NLM)
+
+
+def audio_encoder(kind: str, bands: int, width: int, tokens: int) -> nn.Module:
+    """Values and lengths of the items of a companion -> [N, L, D].
+
+    Args:
+        kind: 'audio' (log-mel pictures) or 'audio_tokens' (L is that of the companion).
+        bands: M.
+        width: D.
+        tokens: L, for 'audio'.
+    """
+    return GivenTokens(bands, width) if kind == "audio_tokens" else LogMelTokens(bands, width, tokens)
+
+
+def heard_by_frames(tokens_NLD: Tensor, align_BT: Tensor) -> Tensor:
+    """Tokens of the items -> those of every frame, [B*T, L, D].
+
+    A frame without an item (align -1) hears L zero vectors. That is not silence, which is encoded like any other sound:
+    after the injection's LayerNorm it is one constant vector that the injection can learn.
+    """
+    nothing = tokens_NLD.new_zeros(1, *tokens_NLD.shape[1:])
+    return torch.cat([tokens_NLD, nothing])[align_BT.flatten()]  # index -1 is the last row: nothing

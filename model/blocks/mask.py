@@ -29,5 +29,5 @@ class MaskGenerator(nn.Module):
 
     def forward(self, student_BND: Tensor, teacher_BND: Tensor) -> Tensor:
         """Two [B, N, D] -> [B, N] in 0..6. No gradient flows into either input."""
-        pair = torch.cat([student_BND.detach(), teacher_BND.detach()], dim=-1)
+        pair = torch.cat([student_BND.detach(), teacher_BND.detach()], dim=-1)  # 5.2: U
         return self.score(pair).squeeze(-1)

@@ -16,16 +16,19 @@ from model.blocks.attention import CrossAttention
 class Perception(nn.Module):
     """X + LN(sigmoid(gate) * Attention(LN(X), LN(X))). Initialised as PyTorch does; LayerNorm eps 1e-5."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, zero_init: bool = False) -> None:
+        """`zero_init`: the last LayerNorm starts at weight 0, so that Y = X at first."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attention = CrossAttention(width, heads)
         self.gate = nn.Parameter(torch.empty(1, 1, width))
         self.out_norm = nn.LayerNorm(width)
         nn.init.xavier_uniform_(self.gate)
+        if zero_init:
+            nn.init.zeros_(self.out_norm.weight)
 
     def forward(self, visual_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, N, D] -> (attn, fused), both [B, N, D]: gated, before and after the residual sum."""
+        """[B, N, D] -> (attn, fused), both [B, N, D]: O' and Y of 5.1, before and after the residual sum."""
         normed = self.norm(visual_BND)
-        attn = self.attention(normed, normed) * self.gate.sigmoid()
-        return attn, visual_BND + self.out_norm(attn)
+        attn = self.attention(normed, normed) * self.gate.sigmoid()  # 5.1 steps 1 and 2: O, O' = O * sigma(tau)
+        return attn, visual_BND + self.out_norm(attn)  # 5.1 step 3

@@ -63,6 +63,7 @@ class FrameTokens(nn.Module):
 
     def forward(self, frames: Tensor, camera_B: Tensor) -> Tensor:
         """float [B, 3, H, W] and int64 [B] -> [B, N, D]."""
+        # 4.1: X_0 = [cls ; PatchEmb(I)] + P + 3 C[cam]
         patches_BND = self.patches(frames).flatten(2).transpose(1, 2)
         cls = self.cls.expand(len(patches_BND), -1, -1)
         tokens = torch.cat([cls, patches_BND], dim=1) + self.position

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.blocks.audio_tokens import LogMelTokens, normalise_clips, pool_frames
+from model.blocks.audio_tokens import GivenTokens, LogMelTokens, audio_encoder, heard_by_frames, normalise_clips, pool_frames
 
 
 @pytest.fixture
@@ -71,3 +71,31 @@ def test_every_parameter_gets_a_gradient(encoder):
 def test_no_clip_at_all(encoder):
     tokens = encoder(torch.zeros(0, 20, 6), torch.zeros(0, dtype=torch.int64))
     assert tokens.shape == (0, 4, 16)
+
+
+def test_given_tokens_of_the_right_width_are_not_touched():
+    encoder, tokens = audio_encoder("audio_tokens", bands=16, width=16, tokens=4), torch.randn(3, 5, 16)
+    assert encoder(tokens, torch.tensor([5, 5, 5])) is tokens
+    assert isinstance(encoder, GivenTokens) and not list(encoder.parameters())
+
+
+def test_given_tokens_of_another_width_pass_one_linear_layer():
+    encoder, tokens = audio_encoder("audio_tokens", bands=6, width=16, tokens=4), torch.randn(3, 5, 6)
+    found = encoder(tokens, torch.tensor([5, 5, 5]))
+    assert found.shape == (3, 5, 16)  # L is that of the companion, not the setting
+    weight, bias = encoder.to_width.weight, encoder.to_width.bias
+    assert torch.allclose(found[1, 2], weight @ tokens[1, 2] + bias, atol=1e-6)
+    assert sum(p.numel() for p in encoder.parameters()) == 6 * 16 + 16
+
+
+def test_log_mel_pictures_get_the_trained_encoder():
+    encoder = audio_encoder("audio", bands=6, width=16, tokens=4)
+    assert isinstance(encoder, LogMelTokens)
+    assert encoder(torch.randn(2, 20, 6), torch.tensor([20, 9])).shape == (2, 4, 16)
+
+
+def test_each_frame_gets_the_tokens_of_its_item_or_zeros():
+    tokens = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])  # two items of two tokens
+    found = heard_by_frames(tokens, torch.tensor([[0, 1], [-1, 0]]))
+    assert found.squeeze(-1).tolist() == [[1, 2], [3, 4], [0, 0], [1, 2]]
+    assert heard_by_frames(tokens[:0], torch.tensor([[-1, -1]])).squeeze(-1).tolist() == [[0, 0], [0, 0]]
