@@ -8,6 +8,7 @@ The meta data (classes, cameras, method, data set, ...) stand in the file's head
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.base.files import atomic
 META_KEY = "dubtrack"
 LISTED = 5
 """Differences that an error spells out before it counts the rest."""
+REBUILD = "build the network with the settings and data that the file was made with"
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """First bytes of what torch.save and pickle write."""
 
@@ -49,28 +51,26 @@ def read_meta(path: str | Path) -> dict[str, Any]:
         return _meta(path, file)
 
 
-def load(
-    path: str | Path, module: nn.Module, allow_missing: Collection[str] = (), allow_unexpected: Collection[str] = ()
-) -> dict[str, Any]:
+def load(path: str | Path, module: nn.Module, leave: Collection[str] = ()) -> dict[str, Any]:
     """Copy weights into `module`, on whatever device it is, and return the meta data.
 
     Args:
-        allow_missing: names, or beginnings of names up to a dot, that the file need not hold; the module keeps its own.
-        allow_unexpected: the same for names in the file that the module does not have; they are not read.
+        leave: names, or beginnings of names up to a dot, that are left alone: whatever the file holds there is not read, and
+            the module keeps its own.
 
     Raises:
         WeightsError: as :func:`read_meta`; or names are missing or unexpected, or shapes or types differ. The module is
             as it was before then.
     """
-    own = module.state_dict()
+    own = {name: tensor for name, tensor in module.state_dict().items() if not named(name, leave)}
     with opened(path) as file:
         meta = _meta(path, file)
-        names = set(file.keys())
-        state = {name: file.get_tensor(name) for name in sorted(names & own.keys())}
+        names = [name for name in sorted(file.keys()) if not named(name, leave)]
+        state = {name: file.get_tensor(name) for name in names if name in own}
     require_same(
         path,
-        missing=[name for name in own if name not in names and not named(name, allow_missing)],
-        unexpected=[name for name in sorted(names) if name not in own and not named(name, allow_unexpected)],
+        missing=[name for name in own if name not in state],
+        unexpected=[name for name in names if name not in own],
         different=differences(state, own),
     )
     module.load_state_dict(state, strict=False)  # names and shapes were compared above
@@ -91,15 +91,13 @@ def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     ]
 
 
-def require_same(path: str | Path, *, missing: list[str], unexpected: list[str], different: list[str]) -> None:
+def require_same(path: str | Path, *, missing: list[str], unexpected: list[str], different: list[str], remedy: str = REBUILD) -> None:
     """Raise WeightsError when there is anything in the three lists; each is cut after LISTED entries, with a count."""
     if missing or unexpected or different:
         parts = [
             _list(what, names) for what, names in (("missing", missing), ("unexpected", unexpected), ("different", different)) if names
         ]
-        raise WeightsError(
-            f"{path}: does not fit the network ({'; '.join(parts)}); build the network with the settings and data that the file was made with"
-        )
+        raise WeightsError(f"{path}: does not fit the network ({'; '.join(parts)}); {remedy}")
 
 
 @contextmanager
@@ -113,7 +111,10 @@ def opened(path: str | Path) -> Iterator[Any]:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); expected a safetensors file") from None
     except SafetensorError as error:
         if start.startswith(PICKLES):
-            raise WeightsError(f"{path}: a pickle (torch.save), which could run code when read; convert it to safetensors first") from None
+            raise WeightsError(
+                f"{path}: a pickle (torch.save), which could run code when read; give the file that "
+                f"`python -m model.convert_weights {shlex.quote(str(path))} OUT.safetensors` makes of it"
+            ) from None
         raise WeightsError(f"{path}: no whole safetensors file ({error}); make or copy it again") from None
     with reader as file:
         yield file

@@ -8,7 +8,7 @@ from model.blocks.attention import CrossAttention
 from model.blocks.head import Head
 from model.blocks.injection import INJECTIONS, AttentionInjection
 from model.blocks.local_branch import LocalBranch, join_frames, part_sizes, patch_order
-from model.blocks.mask import MaskGenerator
+from model.blocks.mask import OPEN, MaskGenerator
 from model.blocks.perception import Perception
 from model.blocks.temporal import TemporalAttention
 from model.blocks.vit import transformer_block
@@ -286,3 +286,19 @@ def test_local_branch_has_one_block_and_four_pairs():
     assert {name.split(".")[0] for name in branch.state_dict()} == {"block", "norm", "necks", "classifiers"}  # the order is no weight
     assert [neck.bias.requires_grad for neck in branch.necks] == [False] * 4
     assert [tuple(linear.weight.shape) for linear in branch.classifiers] == [(5, 12)] * 4
+
+
+def test_no_mask_starts_closed():
+    """Tokens of one frame are alike, as a network's are: with the usual start many generators would give 0 for all of them."""
+
+    def closed(bias: float) -> int:
+        count = 0
+        for seed in range(60):
+            torch.manual_seed(seed)
+            part = MaskGenerator(24, dropout=0.0)
+            part.score[4].bias.data.fill_(bias)
+            common, own = torch.randn(2, 1, 1, 24), 0.3 * torch.randn(2, 4, 22, 24)
+            count += bool((part(*(common + own)) == 0).float().mean() > 0.95)
+        return count
+
+    assert closed(OPEN) == 0 < 5 < closed(0.0)
