@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
 OPEN = 1.0
 """Bias of the last linear layer at the start: the mean of min(mask, 1) is then near the budget's 0.7."""
 
