@@ -7,6 +7,7 @@ Source:  layout.md section 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.base import cli
 from pipeline.base.build import plain
@@ -43,8 +44,17 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
             f"stage {stage} of {method} needs the companion '{name}', which was not given{did_you_mean(name, sections.companions)}"
         )
     companion = None if name == "none" else sections.companions[name]
+    frames = item_frames(companion, settings) if companion else 0
     teacher = this.teacher and resolve(sections, method=method, dataset=dataset, split=split, seed=seed, stage=this.teacher)
-    run = RunConfig(
+    if teacher and teacher.this.hears:
+        wrong = differences(medium(companion, frames), medium(sections.companions[teacher.companion], teacher.item_frames))
+        if wrong:
+            raise ConfigError(
+                f"stages.{stage} of {method}: its batches carry the companion '{name}', but its teacher {teacher.stage} was trained to hear "
+                f"'{teacher.companion}' ({', '.join(wrong)}); leave its own companion and changes of model.audio_frames out, or name a "
+                "companion of the same medium"
+            )
+    return RunConfig(
         method=method,
         dataset=dataset,
         split=split,
@@ -54,32 +64,34 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
         test_companion=sections.method.test_companion_of(stage),
         kind=companion.kind if companion else "",
         bands=companion.bands if companion else 0,
-        item_frames=item_frames(companion, settings) if companion else 0,
+        item_frames=frames,
         height=sections.dataset.frames.height,
         width=sections.dataset.frames.width,
         this=this,
         settings=settings,
         teacher=teacher or None,
     )
-    check_teacher(run)
-    return run
 
 
-def check_teacher(run: RunConfig) -> None:
-    """A teacher that hears gets the companion of its student's batches: of the kind and size that it was trained on.
+def medium(companion: CompanionConfig | None, frames: int) -> dict[str, Any]:
+    """What decides the form of a companion item in a batch, by name. Not whose voice it is: that may change, as a control.
 
-    Raises:
-        ConfigError: otherwise. (Another policy, voice or seed is no error: what it then hears is a control.)
+    Args:
+        companion: None where batches have none.
+        frames: companion frames of an item in a batch.
     """
-    teacher = run.teacher
-    if teacher is None or not teacher.this.hears:
-        return
-    given, known = (f"'{r.companion}'" + (f" ({r.kind}, {r.item_frames} x {r.bands})" if r.kind else "") for r in (run, teacher))
-    if (run.kind, run.item_frames, run.bands) != (teacher.kind, teacher.item_frames, teacher.bands):
-        raise ConfigError(
-            f"stages.{run.stage} of {run.method}: its batches carry the companion {given}, but its teacher {teacher.stage} was trained to hear "
-            f"{known}; leave its own companion and changes of model.audio_frames out, or name a companion of the same kind and size"
-        )
+    if companion is None:
+        return {"kind": "none"}
+    tokens = companion.kind == "audio_tokens"
+    made = plain(companion.tokens if tokens else companion.audio)
+    elsewhere = ("store",) if tokens else ("min_seconds", "silence_dbfs")  # where files lie; which clips are quarantined
+    return {"kind": companion.kind, "item_frames": frames, **{name: value for name, value in made.items() if name not in elsewhere}}
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """'bands 80 instead of 64' and so on; between two kinds only that."""
+    names = ["kind"] if found["kind"] != wanted["kind"] else list(wanted)
+    return [f"{name} {found[name]} instead of {wanted[name]}" for name in names if found[name] != wanted[name]]
 
 
 def item_frames(companion: CompanionConfig, method: MethodConfig) -> int:

@@ -1,12 +1,12 @@
 """The one loader: drawn frames and companions of packed tracklets -> `Batch`, for training and for evaluation.
 
 In:      a Store (INDEX and tars), a SPLIT table laid over it, a RunConfig.   Out: batches (pipeline/base/batch.py).
-Source:  specs/dubbernet.md sections 3.2, 3.3, 6 and 7.4. Ours: a worker makes whole batches, and a batch is a pure
+Source:  specs/dubbernet.md sections 3.1, 3.2, 3.3, 6 and 7.4. Ours: a worker makes whole batches, and a batch is a pure
          function of (seed, epoch, step). So any number of workers gives the same bytes, and training resumes at any step
          without replaying the steps before it.
 """
 
-# B clips in the batch, T frames per clip, N distinct companion items, F companion frames, M mel bands
+# B clips in the batch, T frames per clip, N distinct companion items, F companion frames of width M (mel bands, or a token's)
 
 from __future__ import annotations
 
@@ -50,6 +50,8 @@ class Samples(Protocol):
 class TrainLoader:
     """Identity-balanced training batches: P identities x K tracklets, one augmented clip of T frames each.
 
+    `batch.erased` says which frames lost a rectangle to augmentation.
+
     Args:
         store: the packed tracklets.
         split: SPLIT table; rows of role 'train' are used.
@@ -67,10 +69,12 @@ class TrainLoader:
     """Training identities; labels are 0..classes-1."""
 
     def __init__(self, store: Samples, split: pa.Table, run: RunConfig, hears: bool, workers: int) -> None:
-        if hears and not (run.this.hears or run.this.teacher):
+        if hears and not (run.this.hears or run.teacher):
             raise ConfigError(f"stage '{run.stage}' neither hears nor has a teacher that could: load it without its companion")
         rows = _rows(store, split, ("train",), run)
-        _check_store(store, run, hears)
+        _check_frames(store, run)
+        if hears:
+            _check_companion(store, run, run.companion)
         labels = {key: row["label"] for key, row in rows.items()}
         self.classes = _classes(rows)
         deaf = [key for key, row in rows.items() if not row["items"]]
@@ -114,15 +118,15 @@ class DenseLoader:
     """Every clip of the tracklets of some roles, as they are, batched across tracklets in the order of their names.
 
     `batch.tracklet` names the tracklet of each clip; clips of one tracklet may be spread over neighbouring batches.
-    Labels are -1.
+    Labels are -1; `batch.erased` is None.
 
     Args:
         store: the packed tracklets.
         split: SPLIT table.
         roles: roles of SPLIT to load, for example ``("query", "gallery", "junk")``; a role may have no tracklet.
         run: the run; `settings.clip` says which frames make a clip.
-        hears: whether batches carry the companion. A stage that does not hear is refused; so is, for other roles than
-            'train', sound that is neither recorded nor marked as oracle: it is not there, or it gives the label away.
+        hears: whether batches carry the companion. A stage that does not hear is refused; so are, for other roles than
+            'train', shards whose test tracklets have no sound (meta `test`), mostly because it would give the label away.
         workers: loader processes; 0 loads in this process. The batches are the same.
         batch_frames: most frames in one batch, at least `settings.clip.frames`.
 
@@ -137,8 +141,9 @@ class DenseLoader:
         if batch_frames < T:
             raise ConfigError(f"batch_frames={batch_frames}: at least clip.frames={T}, one clip")
         rows = _rows(store, split, roles, run)
-        _check_store(store, run, hears)
+        _check_frames(store, run)
         if hears:
+            _check_companion(store, run, run.test_companion)
             _check_may_hear(store, roles, run)
         self._data = _DenseBatches(_Clips(store, rows, run, hears), batch_frames // T)
         self._workers = workers
@@ -172,33 +177,46 @@ def _rows(store: Samples, split: pa.Table, roles: Sequence[str], run: RunConfig)
     return {key: {**used[key], **index[key]} for key in wanted}
 
 
-def _check_store(store: Samples, run: RunConfig, hears: bool) -> None:
+def _check_frames(store: Samples, run: RunConfig) -> None:
     packed = store.meta["frames"]
     if (packed["height"], packed["width"]) != (run.height, run.width):
         raise ShardError(
             f"shards of {run.dataset} hold frames of {packed['height']}x{packed['width']} (height x width), "
             f"the run expects {run.height}x{run.width}; pack again or set datasets.{run.dataset}.frames"
         )
-    if not hears:
-        return
-    companion = store.meta["companion"]
-    if companion is None:
+
+
+def _check_companion(store: Samples, run: RunConfig, name: str) -> None:
+    """The packed companion is of the run's kind, width and (tokens) length; `name` is its entry in the settings."""
+    packed = store.meta["companion"]
+    if packed is None:
         raise ShardError(f"shards of {run.dataset} have no companion, but stage '{run.stage}' hears {run.kind}; pack them with one")
-    if (companion["kind"], companion["bands"]) != (run.kind, run.bands):
+    if (packed["kind"], packed["bands"]) != (run.kind, run.bands):
         raise ShardError(
-            f"shards of {run.dataset} hold {companion['kind']} of {companion['bands']} bands, "
-            f"the run expects {run.kind} of {run.bands}; pack again or set companions.{run.companion}"
+            f"shards of {run.dataset} hold {_sized(packed['kind'], packed['bands'])}, "
+            f"the run expects {_sized(run.kind, run.bands)}; pack again or set companions.{name}"
         )
+    if run.kind == "audio_tokens" and packed["tokens"]["length"] != run.item_frames:
+        raise ShardError(
+            f"shards of {run.dataset} hold {packed['tokens']['length']} tokens per item, "
+            f"the run expects {run.item_frames}; pack again or set companions.{name}.tokens"
+        )
+
+
+def _sized(kind: str, bands: int) -> str:
+    return f"{kind} of width {bands}" if kind == "audio_tokens" else f"{kind} of {bands} bands"
 
 
 def _check_may_hear(store: Samples, roles: Sequence[str], run: RunConfig) -> None:
     if not run.this.hears:
         raise ConfigError(f"stage '{run.stage}' does not hear: it is evaluated on frames alone")
     companion, others = store.meta["companion"], [role for role in roles if role != "train"]
-    if others and not companion["oracle"] and companion["policy"] != "recorded":
+    if others and not companion["test"]:
+        name, leak = f"companions.{run.test_companion}", ", because at test time it would give the identity away"
         raise ConfigError(
-            f"roles {', '.join(others)} may not hear: sound allocated by '{companion['policy']}' gives the identity away; "
-            "set alignment.oracle_test_audio to measure it as oracle, or evaluate a stage that does not hear"
+            f"roles {', '.join(others)} may not hear: {name} (policy '{companion['policy']}') gives sound to training tracklets only"
+            f"{leak if companion['label_derived'] else ''}; let stages.{run.stage}.test_companion name one of policy silence or recorded, "
+            f"set {name}.alignment.oracle_test_audio to measure it as oracle, or evaluate a stage that does not hear"
         )
 
 
@@ -240,18 +258,20 @@ class _Clips:
         keys: list[str],
         heard: Sequence[tuple[str, np.ndarray]],
         labels: list[int],
+        erased: list[Tensor] | None,
         cut: np.random.Generator | None,
     ) -> Batch:
         """Put B clips of the tracklets `keys` together.
 
         `frames` are the pictures of all clips in a row, in parts uint8 [any number, 3, H, W]; `heard` names for each clip
-        the tracklet and its frames [T] whose sound it hears (usually its own); `cut` says where long items are cut (None:
-        around their centre).
+        the tracklet and its frames [T] whose sound it hears (usually its own); `erased` are the flags bool [T] of each clip
+        (None: nothing was augmented); `cut` says where long items are cut (None: around their centre).
         """
         cameras = [self.rows[key]["camera"] for key in keys]
         companions = {self.run.kind: self._companion(heard, cut)} if self.hears else {}
         pictures = join(frames).unflatten(0, (len(keys), -1))
-        return Batch(pictures, torch.tensor(labels), torch.tensor(cameras), keys, companions)
+        flags = None if erased is None else torch.stack(erased)
+        return Batch(pictures, torch.tensor(labels), torch.tensor(cameras), keys, companions, flags)
 
     def _companion(self, heard: Sequence[tuple[str, np.ndarray]], cut: np.random.Generator | None) -> Companion:
         """The items of these frames, each distinct name once, in order of first use."""
@@ -269,7 +289,7 @@ class _Clips:
                 place[names[item]] = len(place)
             values += self.store.companion(key, kind, new)
             align[b] = [place[names[item]] if item >= 0 else -1 for item in of_clip]
-        fitted, lengths = PREPARE[kind](values, self.run.settings.model.audio_frames, self.run.bands, cut)
+        fitted, lengths = PREPARE[kind](values, self.run.item_frames, self.run.bands, cut)
         return Companion(fitted, lengths, torch.from_numpy(align))
 
 
@@ -317,11 +337,13 @@ class _TrainBatches(_Batches):
         """The batch of (epoch, step)."""
         run = self._clips.run
         keys = self._batches.batch(*at)
-        frames, indices = [], []
+        frames, erased, indices = [], [], []
         for slot, key in enumerate(keys):
             draw = rng(run.seed, "draw", *at, slot)
             indices.append(train_indices(self._clips.rows[key]["frames"], run.settings.clip.frames, draw))
-            frames.append(augment(self._clips.pictures(key, indices[-1]), run.settings.augment, draw))
+            pictures, flags = augment(self._clips.pictures(key, indices[-1]), run.settings.augment, draw)
+            frames.append(pictures)
+            erased.append(flags)
         rows = self._clips.rows
         labels = [rows[key]["label"] for key in keys]
         speakers = self._speakers(keys, *at)
@@ -329,7 +351,7 @@ class _TrainBatches(_Batches):
             (speaker, own if speaker == key else own * rows[speaker]["frames"] // rows[key]["frames"])
             for key, speaker, own in zip(keys, speakers, indices, strict=True)
         ]
-        return self._clips.batch(frames, keys, heard, labels, rng(run.seed, "cut", *at))
+        return self._clips.batch(frames, keys, heard, labels, erased, rng(run.seed, "cut", *at))
 
 
 class _DenseBatches(_Batches):
@@ -355,7 +377,7 @@ class _DenseBatches(_Batches):
             frames.append(self._clips.pictures(key, np.concatenate(chunks)))
             keys += [key] * len(chunks)
             indices += chunks
-        return self._clips.batch(frames, keys, list(zip(keys, indices, strict=True)), [-1] * len(keys), None)
+        return self._clips.batch(frames, keys, list(zip(keys, indices, strict=True)), [-1] * len(keys), None, None)
 
 
 class _Steps:
@@ -391,5 +413,8 @@ def _data_loader(data: _Batches, order: Sequence[int] | _Steps, workers: int) ->
 def _checked(loader: DataLoader[Batch | UserError]) -> Iterator[Batch]:
     for made in loader:
         if isinstance(made, UserError):
-            raise made
+            try:
+                raise made
+            finally:
+                del made  # else the error and this frame hold each other, and with them the workers
         yield made

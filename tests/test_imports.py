@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,11 +37,27 @@ TORCH_FREE = (
     "shards.draw",
     "shards.balance",
 )
-LIGHT = ("shards.loader", "model.registry", "model.weights", "train.fit", "evaluate.embed", "evaluate.score", "evaluate.report")
+LIGHT = (
+    "shards.loader",
+    "model.registry",
+    "model.weights",
+    "model.pretrained",
+    "model.encode_tokens",
+    "model.convert_weights",
+    "train.fit",
+    "evaluate.embed",
+    "evaluate.score",
+    "evaluate.report",
+)
+TORCH = ("model", "train", "shards.loader", "shards.prepare", "evaluate.embed")
+"""Who may import torch and what is built on it at the top of a module."""
+TORCH_LATE = ("pipeline.features", "pipeline.encode_companion")
+"""Who may do so inside functions: steps that never decode do not load it."""
+BUILT_ON_TORCH = {"torch", "torchaudio", "torchvision", "timm"}
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+def imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -54,8 +70,33 @@ def allowed(module: str) -> list[str]:
 
 def breaches(module: str, source: str) -> list[str]:
     """Imports of our own code that the picture forbids to this module."""
-    own = [name for name in imports(ast.parse(source)) if name.split(".")[0] in (*PACKAGES, "tests")]
+    own = [name for name in imports(ast.walk(ast.parse(source))) if name.split(".")[0] in (*PACKAGES, "tests")]
     return [f"{module} imports {name}" for name in own if not any(name == p or name.startswith(p + ".") for p in allowed(module))]
+
+
+def run_parts(node: ast.AST, late: bool) -> Iterator[ast.AST]:
+    """What runs when a module is imported, and with `late` also what runs when it is used; not what type checkers alone read."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not late:
+            continue
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            child = ast.Module(child.orelse, [])
+        yield child
+        yield from run_parts(child, late)
+
+
+def torch_breaches(module: str, source: str) -> list[str]:
+    """Imports of torch, or of what is built on it, where the picture has none."""
+
+    def used(late: bool) -> bool:
+        return any(name.split(".")[0] in BUILT_ON_TORCH for name in imports(run_parts(ast.parse(source), late)))
+
+    def among(*prefixes: str) -> bool:
+        return any(module == p or module.startswith(p + ".") for p in prefixes)
+
+    if used(late=False) and not among(*TORCH):
+        return [f"{module} imports torch at its top"]
+    return [f"{module} imports torch in a function"] if used(late=True) and not among(*TORCH, *TORCH_LATE) else []
 
 
 def modules(repository: Path) -> Iterator[tuple[str, str]]:
@@ -75,6 +116,8 @@ def test_nobody_imports_what_the_picture_forbids(repository):
     ("module", "source"),
     [
         ("model.dubbernet", "from shards.loader import TrainLoader"),
+        ("model.encode_tokens", "from pipeline.features import audio"),
+        ("model.encode_tokens", "from evaluate.embed import embed"),
         ("shards.loader", "import model.registry"),
         ("evaluate.score", "from train.trainer import Trainer"),
         ("pipeline.base.tables", "from pipeline.sources import mars"),
@@ -85,9 +128,33 @@ def test_a_forbidden_import_is_found(module, source):
     assert breaches(module, source)
 
 
+def test_torch_is_imported_only_where_the_picture_says(repository):
+    assert [breach for name, source in modules(repository) for breach in torch_breaches(name, source)] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        ("shards.balance", "import torch", True),
+        ("shards.preparation", "import torch", True),  # a prefix is a whole name
+        ("pipeline.features.audio", "from torchaudio.transforms import MelSpectrogram", True),
+        ("pipeline.features.audio", "def f():\n    import torch", False),
+        ("pipeline.features.audio", "class A:\n    import torch", True),
+        ("pipeline.features.audio", "class A:\n    def f(self):\n        import torch", False),
+        ("pipeline.align_companion", "def f():\n    import torch", True),
+        ("pipeline.base.batch", "if TYPE_CHECKING:\n    from torch import Tensor", False),
+        ("pipeline.base.batch", "if True:\n    from torch import Tensor", True),
+        ("evaluate.score", "try:\n    import timm\nexcept ImportError:\n    pass", True),
+        ("model.encode_tokens", "import torchaudio", False),
+    ],
+)
+def test_a_torch_import_out_of_place_is_found(module, source, found):
+    assert bool(torch_breaches(module, source)) == found
+
+
 def test_no_pickle_in_the_packages(repository):
     for name, source in modules(repository):
-        used = {n.split(".")[0] for n in imports(ast.parse(source))}
+        used = {n.split(".")[0] for n in imports(ast.walk(ast.parse(source)))}
         assert not used & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, name
         assert "allow_pickle=True" not in source, name
 

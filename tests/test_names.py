@@ -5,8 +5,20 @@ from __future__ import annotations
 from typing import get_args, get_type_hints
 
 from evaluate.protocols import PROTOCOLS
+from model.encoders import ENCODERS as TOKEN_ENCODERS
 from model.registry import MODELS
-from pipeline.base.config import SOURCE_LISTS, CompanionConfig, DatasetConfig, Network, Protocol, StageConfig, VoicesConfig
+from pipeline.base.config import (
+    ALL_TOKENS,
+    NEEDS_WEIGHTS,
+    SOURCE_LISTS,
+    CompanionConfig,
+    DatasetConfig,
+    Encoder,
+    Network,
+    Protocol,
+    StageConfig,
+    VoicesConfig,
+)
 from pipeline.features import ENCODERS
 from pipeline.sources import SOURCES, VOICES, common_voice, ilidsvid, manifest, mars, prid2011
 from shards.prepare import PREPARE
@@ -24,6 +36,8 @@ def test_names_are_those_of_the_code():
     assert accepted(DatasetConfig, "source") == set(SOURCES)
     assert accepted(VoicesConfig, "source") == set(VOICES)
     assert accepted(CompanionConfig, "kind") == set(ENCODERS) == set(PREPARE)
+    assert set(get_args(Encoder)) == {*TOKEN_ENCODERS, "precomputed"}
+    assert set(ALL_TOKENS) == set(TOKEN_ENCODERS) >= set(NEEDS_WEIGHTS)
 
 
 def test_lists_that_rules_depend_on_are_those_that_the_grammars_read():

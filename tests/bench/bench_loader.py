@@ -48,8 +48,8 @@ def _measure(folder: Path, identities: int) -> list[dict[str, Any]]:
     labels = {f"p{i:04d}t{j}": i for i in range(identities) for j in range(K)}
     split = _make(folder, labels)
     run = RunConfig(
-        method="m", dataset="d", split="0", seed=0, stage="student", companion="none", kind="", bands=0, height=H, width=W,
-        this=StageConfig(network="n"),
+        method="m", dataset="d", split="0", seed=0, stage="student", companion="none", test_companion="none", kind="", bands=0,
+        item_frames=0, height=H, width=W, this=StageConfig(network="dubbernet_student"),
         settings=MethodConfig(stages={}, companion="none", sampler=SamplerConfig(identities=P, tracklets=K)),
     )  # fmt: skip
     loader = TrainLoader(Store(folder / "index.parquet"), split, run, hears=False, workers=0)
@@ -136,9 +136,10 @@ def _loose_clip(paths: list[Path], settings: AugmentConfig, draw: np.random.Gene
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         picture = ImageOps.expand(picture, settings.pad).crop((left, top, left + W, top + H))
         frames.append(np.asarray(picture))
-    clip = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+    clip = np.stack(frames)
+    row = np.full((W, 3), settings.erase_level, np.uint8)
     for frame in clip:
         if draw.random() < settings.erase:
             y, x, h, w = rectangle(H, W, settings, draw)
-            frame[:, y : y + h, x : x + w] = settings.erase_level
-    return clip
+            frame[y : y + h, x : x + w] = row[:w]
+    return torch.from_numpy(clip).permute(0, 3, 1, 2)

@@ -1,11 +1,19 @@
-"""Matching against brute force and Hall's condition, runs and draws by hand."""
+"""Matching against brute force and Hall's condition, runs and draws by hand; golden facts A1 and A2 (specs/dubbernet.md 11.4)."""
 
 from __future__ import annotations
 
+import json
+import os
+import random
+from collections import Counter
 from itertools import permutations, product
+from pathlib import Path
+from typing import Any
 
 import pytest
+import soundfile
 
+from pipeline import align_companion, read_items, read_split, read_tracklets
 from pipeline.allocation import (
     Piece,
     Speaker,
@@ -18,7 +26,10 @@ from pipeline.allocation import (
     unserved_error,
 )
 from pipeline.base.config import AlignmentConfig
+from pipeline.base.errors import AllocationError
 from pipeline.base.seeds import rng
+from pipeline.base.tables import ALIGNMENT, TRACKLETS, read, read_meta
+from tests.pipeline.sources import trees
 
 
 def speakers(*counts: int) -> list[Speaker]:
@@ -148,20 +159,149 @@ def test_drawn_follows_seed_and_names_and_stays_in_the_pool():
     assert len({tuple(drawn(pool, 20, 1, who, turn)) for who in ("0001", "0002") for turn in (0, 1)}) == 4
 
 
-@pytest.mark.real_data
-def test_needs_of_all_mars_identities_match_the_published_counts(real_data):
-    """specs/dubbernet.md 11.4, A2: floor(N / 6) + 1 clips over all frames of an identity."""
-    loadmat = pytest.importorskip("scipy.io").loadmat
-    info = real_data / "splits" / "mars" / "info"
+# --- golden facts -----------------------------------------------------------------------------------------------------
 
-    def counts(name: str, key: str) -> dict[int, int]:
-        frames: dict[int, int] = {}
-        for first, last, person, _ in loadmat(info / name)[key].astype(int):
-            frames[person] = frames.get(person, 0) + last - first + 1
+TREE = {
+    "bbox_train": ["0001C1T0001:8", "0001C2T0002:7", "0003C1T0001:13"],
+    "bbox_test": ["00-1C1T0001:2", "0000C2T0001:7", "0002C1T0001:6", "0002C1T0002:5", "0002C2T0003:20", "0004C1T0001:5"],
+}
+"""Tracklets and their frames. Runs of 6 inside tracklets: 0001 needs 2 + 2 clips, 0003 needs 3, 0002 needs 1 + 1 + 4, 0004 needs 1."""
+TABLES = {
+    "track_train_info": [[1, 8, 1, 1], [9, 15, 1, 2], [16, 28, 3, 1]],
+    "track_test_info": [[1, 2, -1, 1], [3, 9, 0, 2], [10, 15, 2, 1], [16, 20, 2, 1], [21, 40, 2, 2], [41, 45, 4, 1]],
+}
+QUERIES = [4, 5]
+NEEDS = {"0001": 4, "0003": 3, "0002": 6, "0004": 1}
+CLIPS = {"ann": 7, "bob": 5, "cat": 4, "dan": 1, "eve": 1}
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small MARS and a small Common Voice, as they are shipped."""
+    folder = tmp_path_factory.mktemp("shipped")
+    (folder / "mars").mkdir()
+    trees.mars(folder / "mars", TREE, TABLES, QUERIES)
+    (folder / "en" / "clips").mkdir(parents=True)
+    lines = ["client_id\tpath\tsentence"]
+    for speaker, count in CLIPS.items():
+        for k in range(count):
+            lines.append(f"{speaker}\t{speaker}_{k}.mp3\tx")
+            noise = 0.1 * rng(0, speaker, k).standard_normal(9600)
+            soundfile.write(folder / "en" / "clips" / f"{speaker}_{k}.mp3", noise, 16000)
+    (folder / "en" / "train.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def allocate(shipped: Path, out: Path, **alignment: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All steps from folders to the manifest `out`/a.parquet: its rows, each with its identity, and its meta."""
+    out.mkdir()
+    data = json.dumps({"source": "mars", "splits": ["official"], "generated": True})
+    mars = ["--dataset", "mars", "--root", str(shipped / "mars"), "--config", data]
+    read_tracklets.main([f"{out}/t.parquet", *mars])
+    read_split.main([f"{out}/s.parquet", *mars, "--split", "official", "--tracklets", f"{out}/t.parquet"])
+    read_items.main([f"{out}/i.parquet", "--name", "voices", "--root", str(shipped / "en"), "--source", "common_voice"])
+    tables = ["--tracklets", f"{out}/t.parquet", "--splits", f"{out}/s.parquet", "--items", f"{out}/i.parquet"]
+    sound = ["--root", str(shipped / "en"), "--seed", "0", "--config", json.dumps({"alignment": alignment})]
+    align_companion.main([f"{out}/a.parquet", "--probes", f"{out}/p.parquet", *tables, *sound])
+    identity = {row["tracklet"]: row["identity"] for row in read(out / "t.parquet", TRACKLETS).to_pylist()}
+    rows = [{**row, "identity": identity[row["tracklet"]]} for row in read(out / "a.parquet", ALIGNMENT).to_pylist()]
+    return rows, read_meta(out / "a.parquet")
+
+
+def speakers_of(rows: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """Identity -> whom it hears."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["identity"], set()).add(row["item"].split("_")[0])
+    return found
+
+
+def test_a1_one_speaker_per_identity_and_one_identity_per_speaker(shipped, tmp_path):
+    """Test identities too, on request: then the voices of training and test are those of different speakers."""
+    rows, meta = allocate(shipped, tmp_path / "train")
+    assert speakers_of(rows) == {"0001": {"cat"}, "0003": {"bob"}}  # the smallest that suffices, largest need first
+    assert not meta["oracle"]
+    rows, meta = allocate(shipped, tmp_path / "all", oracle_test_audio=True)
+    assert speakers_of(rows) == {"0001": {"cat"}, "0002": {"ann"}, "0003": {"bob"}, "0004": {"dan"}}  # nobody twice
+    assert meta["oracle"]
+
+
+def test_a1_no_clip_twice_within_an_identity_unless_reused(shipped, tmp_path):
+    rows, _ = allocate(shipped, tmp_path / "a", oracle_test_audio=True)
+    assert {who: len({row["item"] for row in rows if row["identity"] == who}) for who in NEEDS} == NEEDS
+    assert len({row["item"] for row in rows}) == len(rows) == sum(NEEDS.values())
+    # runs of 3 frames: 0001 needs 3 + 3 clips, 0003 needs 5, 0002 needs 2 + 2 + 7, 0004 needs 2
+    with pytest.raises(AllocationError, match="0002 needs 11, best has 7"):
+        allocate(shipped, tmp_path / "b", oracle_test_audio=True, run=3)
+    rows, meta = allocate(shipped, tmp_path / "c", oracle_test_audio=True, run=3, reuse=True)
+    assert speakers_of(rows) == {"0001": {"bob"}, "0002": {"ann"}, "0003": {"cat"}, "0004": {"dan"}}  # still one to one
+    times = {who: sorted(Counter(row["item"] for row in rows if row["identity"] == who).values()) for who in NEEDS}
+    assert times == {"0001": [1, 1, 1, 1, 2], "0002": [1, 1, 1, 2, 2, 2, 2], "0003": [1, 1, 1, 2], "0004": [2]}  # in turn
+    assert sorted(reused["identity"] for reused in meta["reused"]) == ["0001", "0002", "0003", "0004"]
+
+
+def test_a1_runs_never_cross_tracklets(shipped, tmp_path):
+    """Every run is of one tracklet, six frames or the rest; with parity's scope a clip is heard on both sides of a border."""
+    rows, _ = allocate(shipped, tmp_path / "ours", oracle_test_audio=True)
+    for name, frames in (text.split(":") for half in TREE.values() for text in half if text[:4] in NEEDS):
+        starts = range(0, int(frames), 6)
+        expected = [(first, min(first + 6, int(frames)) - 1) for first in starts]
+        assert [(row["first"], row["last"]) for row in rows if row["tracklet"] == name] == expected
+    parity, _ = allocate(shipped, tmp_path / "parity", group_scope="identity")
+    crossing = Counter(item for item, _ in {(row["item"], row["tracklet"]) for row in parity})
+    assert max(Counter(item for item, _ in {(row["item"], row["tracklet"]) for row in rows}).values()) == 1
+    assert max(crossing.values()) == 2  # negative control: 0001 has 8 + 7 frames
+
+
+def test_a1_the_same_bytes_again_and_from_shuffled_listings(shipped, tmp_path, monkeypatch):
+    names = ("t", "s", "i", "a", "p")
+    allocate(shipped, tmp_path / "first", oracle_test_audio=True)
+    allocate(shipped, tmp_path / "again", oracle_test_audio=True)
+    real, orders = os.scandir, []
+
+    class Shuffled:
+        """A listing in another order than the file system's."""
+
+        def __init__(self, path: str = ".") -> None:
+            self.entries = sorted(real(path), key=lambda entry: entry.name)
+            random.Random(len(orders)).shuffle(self.entries)
+            orders.append([entry.name for entry in self.entries])
+
+        def __enter__(self):
+            return iter(self.entries)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Shuffled)
+    allocate(shipped, tmp_path / "shuffled", oracle_test_audio=True)
+    assert sum(order != sorted(order) for order in orders) > 5  # the shuffle was felt
+    for name in names:
+        made = {(tmp_path / turn / f"{name}.parquet").read_bytes() for turn in ("first", "again", "shuffled")}
+        assert len(made) == 1, name
+
+
+def test_a1_a_rerun_with_another_setting_gives_other_bytes(shipped, tmp_path):
+    """Negative control of the test above."""
+    made = set()
+    for number, settings in enumerate(({}, {"oracle_test_audio": True}, {"run": 8}, {"policy": "random_clip"})):
+        allocate(shipped, tmp_path / str(number), **settings)
+        made.add((tmp_path / str(number) / "a.parquet").read_bytes())
+    assert len(made) == 4
+
+
+@pytest.mark.real_data
+def test_a2_needs_of_all_mars_identities(golden):
+    """floor(N / 6) + 1 clips over all N frames of an identity, as the released scripts count."""
+    loadmat = pytest.importorskip("scipy.io").loadmat
+
+    def needs(half: str) -> dict[int, int]:
+        frames: Counter[int] = Counter()
+        for first, last, person, _ in loadmat(golden / "mars_info" / f"tracks_{half}_info.mat")[f"track_{half}_info"].tolist():
+            frames[person] += last - first + 1
         return {person: clips_needed(n, -1, 6, "identity") for person, n in frames.items()}
 
-    train = counts("tracks_train_info.mat", "track_train_info")
-    test = counts("tracks_test_info.mat", "track_test_info")
-    assert (len(train), sum(train.values()), train[5]) == (625, 85_354, 3_774)
-    assert (test.pop(0), test.pop(-1)) == (24_624, 3_897)
-    assert (len(test), sum(test.values()), test[272]) == (634, 85_372, 3_874)
+    train, test = needs("train"), needs("test")
+    assert (len(train), sum(train.values()), max(train.items(), key=lambda item: item[1])) == (625, 85_354, (5, 3_774))
+    assert (test.pop(0), test.pop(-1)) == (24_624, 3_897)  # distractors and junk, who get no speaker
+    assert (len(test), sum(test.values()), max(test.items(), key=lambda item: item[1])) == (634, 85_372, (272, 3_874))

@@ -1,3 +1,5 @@
+"""Batches of P identities x K tracklets: golden fact D3 of specs/dubbernet.md section 11.4, by hand, and as a property."""
+
 import time
 from collections import Counter
 
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import TrainError
+from pipeline.base.seeds import rng
 from shards.balance import Batches, most_steps
 
 
@@ -40,8 +43,52 @@ def test_most_steps_is_the_largest_that_fits():
         assert most_steps(groups, 3) == max(fitting)
 
 
-@pytest.mark.parametrize(("counts", "P", "K"), [((7, 1, 4, 9, 2, 30), 3, 2), ((5, 5, 5), 3, 5), ((1,) * 9, 8, 4), ((40, 3, 3), 2, 3)])
-def test_every_batch_is_exactly_p_by_k(counts, P, K):
+PRID = labels(*[2] * 89)
+ILIDS = labels(*[2] * 150)
+
+
+def by_the_released_rule(own, seed):
+    """Identities of each batch of an epoch by the rule of the released sampler (specs/dubbernet.md section 6).
+
+    An identity's tracklets are cut into groups of 4 (fewer: one group, drawn with replacement). As long as 16 identities have
+    a group left, 16 of them are drawn and give one each; the loader cuts these 16 x 4 into two batches of 8 x 4.
+    """
+    draw = rng(seed, "released")
+    left = {identity: max(count // 4, 1) for identity, count in sorted(Counter(own.values()).items())}
+    batches = []
+    while len(left) >= 16:
+        chosen = draw.choice(sorted(left), 16, replace=False).tolist()
+        batches += [chosen[:8], chosen[8:]]
+        left = {identity: count - (identity in chosen) for identity, count in left.items() if count > (identity in chosen)}
+    return batches
+
+
+@pytest.mark.parametrize(("own", "released", "ours"), [(PRID, 10, 11), (ILIDS, 18, 18)], ids=["prid2011", "ilidsvid"])
+def test_d3_batches_of_prid_and_ilids(own, released, ours):
+    """Two tracklets per identity are one group. The released rule moves 16 identities at a time: 89 = 5 * 16 + 9 and
+    150 = 9 * 16 + 6; ours moves 8: 89 = 11 * 8 + 1 and 150 = 18 * 8 + 6."""
+    assert len(by_the_released_rule(own, seed=0)) == released
+    batches = Batches(own, 8, 4, seed=0)
+    assert batches.steps == ours
+    for keys in epoch(batches):
+        assert sorted(Counter(own[key] for key in keys).values()) == [4] * 8
+
+
+def test_d3_ours_never_has_fewer_batches_than_the_released_rule():
+    """Its batches are of distinct identities too, and ours has as many of these as there can be."""
+    draw, more = rng(0, "test", "counts"), 0
+    for seed in range(60):
+        own = labels(*draw.geometric(1 / 9, size=draw.integers(16, 60)).tolist())
+        ours, released = Batches(own, 8, 4, seed).steps, len(by_the_released_rule(own, seed))
+        assert ours >= released > 0
+        more += ours > released
+    assert more > 30
+
+
+@pytest.mark.parametrize(
+    ("counts", "P", "K"), [((7, 1, 4, 9, 2, 30), 3, 2), ((5, 5, 5), 3, 5), ((1,) * 9, 8, 4), ((40, 3, 3), 2, 3), ((13,) * 20, 8, 4)]
+)
+def test_d3_every_batch_is_exactly_p_by_k(counts, P, K):
     own = labels(*counts)
     batches = Batches(own, P, K, seed=3)
     for number in range(3):
@@ -99,21 +146,17 @@ def test_a_step_that_is_not_there():
         batches.batch(0, batches.steps)
 
 
-@pytest.mark.parametrize(("identities", "expected"), [(89, 11), (150, 18)])
-def test_steps_of_prid_and_ilids(identities, expected):
-    """Two tracklets per identity are one group. The released sampler, which moves 16 identities at a time, gives 10 and 18."""
-    assert Batches(labels(*[2] * identities), 8, 4, seed=0).steps == expected
-
-
 @pytest.mark.real_data
-def test_steps_of_mars(golden):
-    """625 identities, 8,298 tracklets: the released sampler announces 235 batches and gives 216 to 220."""
+def test_d3_batches_of_mars(golden):
+    """625 identities, 8,298 tracklets: the released sampler announces 235 batches and gives 216 to 220; ours gives 235."""
     loadmat = pytest.importorskip("scipy.io").loadmat
     rows = loadmat(golden / "mars_info" / "tracks_train_info.mat")["track_train_info"]
     own = {f"{i:05d}": int(pid) for i, pid in enumerate(rows[:, 2])}
+    assert {len(by_the_released_rule(own, seed)) for seed in range(5)} <= set(range(216, 221))
     batches = Batches(own, 8, 4, seed=0)
     assert batches.steps == 235
-    assert all(len({own[key] for key in keys}) == 8 for keys in epoch(batches))
+    for keys in epoch(batches):
+        assert sorted(Counter(own[key] for key in keys).values()) == [4] * 8
 
 
 def test_a_plan_of_the_size_of_mars_is_quick():

@@ -18,6 +18,8 @@ from shards.loader import DenseLoader, TrainLoader
 from shards.read import Store
 
 H, W, BANDS = 32, 16, 3
+TOKENS = 5
+"""Tokens of an item of kind 'audio_tokens'."""
 COLUMNS = ("key", "shard", "identity", "camera", "frames", "items")
 
 
@@ -28,16 +30,33 @@ def jpeg(level):
 
 
 class FakeStore:
-    """Samples in memory. Frame t of a tracklet has grey level 4 * t (at most 255); item "clip7" has
-    2 + 7 frames: band 0 says 7 + 1, band 1 the number of the frame."""
+    """Samples in memory. Frame t of a tracklet has grey level 4 * t (at most 255).
 
-    def __init__(self, rows, policy="id_speaker", oracle=False, companion=True):
-        """`rows`: (key, identity, camera, frames, names of items, item of each frame or None)."""
+    Item "clip7" says 7 + 1 in band 0 and the number of the companion frame in band 1. As 'audio' it has 2 + 7 frames, as
+    'audio_tokens' always TOKENS.
+    """
+
+    def __init__(self, rows, policy="id_speaker", kind="audio", **meta):
+        """`rows`: (key, identity, camera, frames, names of items, item of each frame or None); `meta` overrides INDEX meta.
+
+        `kind=""`: shards without a companion.
+        """
         self.rows = {row[0]: row for row in rows}
         columns = zip(*[(k, "00000.tar", identity, camera, n, len(names)) for k, identity, camera, n, names, _ in rows], strict=True)
         self.table = pa.table(dict(zip(COLUMNS, map(list, columns), strict=True)))
-        kind = {"kind": "audio", "policy": policy, "oracle": oracle, "bands": BANDS}
-        self.meta = {"frames": {"height": H, "width": W}, "companion": kind if companion else None}
+        own = policy == "recorded"
+        companion = {
+            "kind": kind,
+            "bands": BANDS,
+            "policy": policy,
+            "oracle": False,
+            "label_derived": policy not in ("recorded", "silence", "noise"),
+            "seed": 0,
+            "test": own or policy == "silence",
+            "tokens": {"length": TOKENS} if kind == "audio_tokens" else None,
+            **meta,
+        }
+        self.meta = {"frames": {"height": H, "width": W}, "companion": companion if kind else None}
         self.read = Counter()
 
     def frames(self, key, indices):
@@ -50,9 +69,9 @@ class FakeStore:
 
     def companion(self, key, kind, items):
         self.read["items"] += len(items)
-        assert kind == "audio"
+        assert kind == self.meta["companion"]["kind"]
         values = [int(self.rows[key][4][item].removeprefix("clip")) for item in items]
-        items = [np.full((2 + value, BANDS), value + 1, np.float16) for value in values]
+        items = [np.full((TOKENS if kind == "audio_tokens" else 2 + value, BANDS), value + 1, np.float16) for value in values]
         for item in items:
             item[:, 1] = np.arange(len(item))
         return items
@@ -90,18 +109,21 @@ def split(rows, role="train"):
     return tables.table([{"tracklet": r[0], "role": role, "label": labels[r[1]] if role == "train" else -1} for r in rows], tables.SPLIT)
 
 
-def run_config(seed=0, hears=True, teacher="", P=2, K=2, frames=6, max_clips=41, augment=None, **other):
-    stage = config.StageConfig(network="n", hears=hears, task="distill" if teacher else "identify", teacher=teacher)
+def run_config(seed=0, hears=True, teacher=None, P=2, K=2, frames=6, max_clips=41, augment=None, kind="audio", **other):
+    """The run of a stage 'teacher'; with `teacher`, its run, that of a stage 'student'."""
     settings = config.MethodConfig(
         stages={},
         clip=config.ClipConfig(frames=frames, max_clips=max_clips),
         sampler=config.SamplerConfig(identities=P, tracklets=K),
         augment=augment or config.AugmentConfig(pad=2),
-        model=config.ModelConfig(audio_frames=16),
     )
     made = config.RunConfig(
-        method="m", dataset="d", split="s", seed=seed, stage="teacher", companion="audio", kind="audio", bands=BANDS,
-        height=H, width=W, this=stage, settings=settings,
+        method="m", dataset="d", split="s", seed=seed, stage="student" if teacher else "teacher", companion="c", test_companion="c",
+        kind=kind, bands=BANDS, item_frames=TOKENS if kind == "audio_tokens" else 16, height=H, width=W,
+        this=config.StageConfig(
+            network="dubbernet_teacher", hears=hears, task="distill" if teacher else "identify", teacher="teacher" if teacher else ""
+        ),
+        settings=settings, teacher=teacher,
     )  # fmt: skip
     return dataclasses.replace(made, **other)
 
@@ -111,8 +133,8 @@ PLAIN = config.AugmentConfig(flip=0, pad=0, erase=0)
 
 def digest(batch):
     state = hashlib.sha256(repr((batch.tracklet, batch.label.tolist(), batch.camera.tolist())).encode())
-    parts = [batch.frames] + [x for c in batch.companions.values() for x in (c.values, c.lengths, c.align)]
-    for part in parts:
+    parts = [batch.frames, *(x for c in batch.companions.values() for x in (c.values, c.lengths, c.align))]
+    for part in parts if batch.erased is None else [*parts, batch.erased]:
         state.update(repr((part.dtype, tuple(part.shape))).encode() + part.numpy().tobytes())
     return state.hexdigest()
 
@@ -130,6 +152,7 @@ def test_a_training_batch():
     assert (loader.classes, loader.steps) == (4, 2)
     for batch in loader.epoch(0):
         assert batch.frames.shape == (4, 6, 3, H, W) and batch.frames.dtype == torch.uint8
+        assert batch.erased.shape == (4, 6) and batch.erased.dtype == torch.bool and not batch.erased.any()
         assert batch.label.dtype == batch.camera.dtype == torch.int64
         assert batch.label.tolist() == [int(key[1]) for key in batch.tracklet]
         assert batch.camera.tolist() == [int(key[3]) for key in batch.tracklet]
@@ -143,6 +166,21 @@ def test_a_training_batch():
             heard = sound.values[sound.align[b], 0, 0]
             assert heard.tolist() == [first + 1] * 3 + [first + 2] * 3
             assert sound.lengths[sound.align[b]].tolist() == [min(first + 2, 16)] * 3 + [min(first + 3, 16)] * 3
+
+
+def test_erased_says_which_frames_lost_a_rectangle():
+    """A frame of one grey level stays of one level unless something is erased."""
+    rows = people(frames=9)
+    run = run_config(augment=config.AugmentConfig(flip=0, pad=0, erase_level=(255, 0, 0)))
+    seen = []
+    for workers in (0, 1):
+        loader = TrainLoader(FakeStore(rows), split(rows), run, False, workers)
+        batches = [batch for epoch in range(4) for batch in loader.epoch(epoch)]
+        for batch in batches:
+            assert torch.equal(batch.erased, (batch.frames != batch.frames[..., :1, :1]).flatten(2).any(2))
+        seen.append(torch.stack([batch.erased for batch in batches]))
+    assert torch.equal(*seen)
+    assert 0.3 < seen[0].float().mean() < 0.7  # 192 frames, each with a chance of 0.5
 
 
 @pytest.mark.parametrize("hears", [True, False])
@@ -241,15 +279,15 @@ def test_training_cuts_long_items_anywhere():
     assert starts == {0, 1, 2, 3, 4}  # 20 frames, 16 are kept
 
 
-def owners_heard(rows, policy, epochs, seed=0):
+def owners_heard(rows, policy, epochs, seed=0, kind="audio"):
     """For each epoch: label -> labels whose sound its clips hear (a clip's number tells its tracklet)."""
     owner = {int(name.removeprefix("clip")): int(row[1]) for row in rows for name in row[4]}
-    loader = TrainLoader(FakeStore(rows, policy), split(rows), run_config(seed, augment=PLAIN), hears=True, workers=0)
+    loader = TrainLoader(FakeStore(rows, policy, kind), split(rows), run_config(seed, augment=PLAIN, kind=kind), hears=True, workers=0)
     found = []
     for epoch in range(epochs):
         heard: dict[int, set[int]] = {}
         for batch in loader.epoch(epoch):
-            sound = batch.companions["audio"]
+            sound = batch.companions[kind]
             clips = (sound.values[:, 0, 0].long() - 1)[sound.align]  # band 0 says number + 1
             for label, of_clip in zip(batch.label.tolist(), clips.tolist(), strict=True):
                 heard.setdefault(label, set()).update(owner[clip] for clip in of_clip)
@@ -257,21 +295,26 @@ def owners_heard(rows, policy, epochs, seed=0):
     return found
 
 
-def test_shuffled_permutes_the_identities_anew_in_each_epoch():
+KINDS = pytest.mark.parametrize("kind", ["audio", "audio_tokens"])
+
+
+@KINDS
+def test_shuffled_permutes_the_identities_anew_in_each_epoch(kind):
     rows = people(identities=6)
-    assert owners_heard(rows, "id_speaker", 2) == [{k: {k} for k in range(6)}] * 2
-    epochs = owners_heard(rows, "shuffled", 8)
+    assert owners_heard(rows, "id_speaker", 2, kind=kind) == [{k: {k} for k in range(6)}] * 2
+    epochs = owners_heard(rows, "shuffled", 8, kind=kind)
     for heard in epochs:  # within an epoch one voice for each identity, and no voice for two
         assert all(len(voices) == 1 for voices in heard.values())
         assert len(set.union(*heard.values())) == 6
     assert len({tuple(sorted((k, *v) for k, v in heard.items())) for heard in epochs}) > 4
-    assert owners_heard(rows, "shuffled", 2) == epochs[:2]
-    assert owners_heard(rows, "shuffled", 8, seed=1) != epochs
+    assert owners_heard(rows, "shuffled", 2, kind=kind) == epochs[:2]
+    assert owners_heard(rows, "shuffled", 8, seed=1, kind=kind) != epochs
 
 
-def test_random_clip_ties_no_voice_to_an_identity():
+@KINDS
+def test_random_clip_ties_no_voice_to_an_identity(kind):
     rows = people(identities=4)
-    heard = owners_heard(rows, "random_clip", 12)
+    heard = owners_heard(rows, "random_clip", 12, kind=kind)
     for label in range(4):
         assert len(set.union(*(epoch[label] for epoch in heard))) == 4
 
@@ -286,6 +329,32 @@ def test_the_sound_of_a_longer_tracklet_is_heard_from_end_to_end():
             short = batch.tracklet.index("p0t0")
             seen.add(tuple(((sound.values[:, 0, 0].long() - 1)[sound.align])[short].tolist()))
     assert seen == {(0,) * 6, (1, 1, 1, 2, 2, 2)}
+
+
+def test_tokens_come_as_they_are():
+    """All of them, neither cut nor padded, however the log-mel settings are; each distinct item once."""
+    rows = people()
+    run = run_config(kind="audio_tokens", augment=PLAIN)
+    assert run.settings.model.audio_frames != TOKENS
+    for batch in TrainLoader(FakeStore(rows, kind="audio_tokens"), split(rows), run, hears=True, workers=0).epoch(0):
+        tokens = batch.companions["audio_tokens"]
+        assert tokens.values.shape == (8, TOKENS, BANDS) and tokens.values.dtype == torch.float32
+        assert tokens.lengths.tolist() == [TOKENS] * 8
+        assert (tokens.values[:, :, 1] == torch.arange(TOKENS)).all()
+        for b, key in enumerate(batch.tracklet):
+            first = 2 * (3 * int(key[1]) + int(key[3]))
+            assert tokens.values[tokens.align[b], 0, 0].tolist() == [first + 1] * 3 + [first + 2] * 3
+
+
+def test_an_item_of_another_number_of_tokens_is_one_sentence():
+    class Odd(FakeStore):
+        def companion(self, key, kind, items):
+            return [item[:-1] for item in super().companion(key, kind, items)]
+
+    rows = people()
+    with pytest.raises(ShardError, match=r"\[4, 3\], expected \[5, 3\]") as caught:
+        next(TrainLoader(Odd(rows, kind="audio_tokens"), split(rows), run_config(kind="audio_tokens"), True, 0).epoch(0))
+    assert "\n" not in str(caught.value)
 
 
 def test_own_sound_may_be_missing_in_training_and_allocated_sound_may_not():
@@ -337,8 +406,10 @@ def test_a_broken_frame_is_one_sentence(workers):
     rows = people()
     with pytest.raises(ShardError) as caught:
         list(TrainLoader(Broken(rows), split(rows), run_config(), True, workers).epoch(0))
-    assert re.match(r"shard 00000\.tar, sample p\dt\d: frame \d+ does not decode", str(caught.value))
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    del caught  # its traceback keeps the loader, whose worker is waited for 5 s when the garbage collector finds it
+    assert re.match(r"shard 00000\.tar, sample p\dt\d: frame \d+ does not decode", message)
+    assert "\n" not in message
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -366,6 +437,7 @@ def test_clips_are_batched_across_tracklets_by_name():
     ]
     assert all(batch.label.tolist() == [-1] * len(batch.tracklet) for batch in batches)
     assert all((batch.frames == batch.frames[:, :, :1, :1, :1]).all() for batch in batches)  # nothing is augmented
+    assert all(batch.erased is None for batch in batches)
 
 
 @pytest.mark.parametrize(("batch_frames", "sizes"), [(6, [1] * 6), (11, [1] * 6), (12, [2, 2, 2]), (30, [5, 1]), (600, [6])])
@@ -393,7 +465,7 @@ def test_a_dense_loader_can_be_read_again():
 def test_oracle_sound_in_evaluation_is_cut_around_its_centre_and_may_be_missing():
     """'a' hears clip 18 (20 frames, cut to 16); 'b', a distractor, hears nothing."""
     rows = [("a", "a", 0, 6, ["clip18"], [0] * 6), ("b", "b", 0, 6, [], None)]
-    loader = DenseLoader(FakeStore(rows, oracle=True), split(rows, "query"), ("query",), run_config(), True, 0, 600)
+    loader = DenseLoader(FakeStore(rows, test=True), split(rows, "query"), ("query",), run_config(), True, 0, 600)
     (batch,) = loader
     sound = batch.companions["audio"]
     assert sound.align.tolist() == [[0] * 6, [-1] * 6] and sound.lengths.tolist() == [16]
@@ -403,9 +475,18 @@ def test_oracle_sound_in_evaluation_is_cut_around_its_centre_and_may_be_missing(
 
 def test_a_batch_without_any_sound_keeps_its_shape():
     rows = [("a", "a", 0, 6, ["clip1"], [0] * 6), ("b", "b", 0, 6, [], None)]
-    batches = list(DenseLoader(FakeStore(rows, oracle=True), split(rows, "query"), ("query",), run_config(), True, 0, 6))
+    batches = list(DenseLoader(FakeStore(rows, test=True), split(rows, "query"), ("query",), run_config(), True, 0, 6))
     assert batches[1].companions["audio"].values.shape == (0, 16, BANDS)
     assert batches[1].companions["audio"].align.tolist() == [[-1] * 6]
+
+
+def test_tokens_in_evaluation():
+    rows = [("a", "a", 0, 7, ["clip3"], [0] * 7), ("b", "b", 0, 6, [], None)]
+    store, run = FakeStore(rows, "recorded", "audio_tokens"), run_config(kind="audio_tokens")
+    (batch,) = DenseLoader(store, split(rows, "query"), ("query",), run, True, 0, 600)
+    tokens = batch.companions["audio_tokens"]
+    assert tokens.align.tolist() == [[0] * 6, [0] * 6, [-1] * 6]
+    assert tokens.values.shape == (1, TOKENS, BANDS) and (tokens.values[:, :, 0] == 4).all()
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -433,15 +514,55 @@ def evaluate(store=None, run=None, roles=("query",), role="query", batch_frames=
         (lambda: train(table=split(people(), "query")), TableError, r"no tracklet has the role train"),
         (lambda: train(table=split(people()).slice(3)), TableError, r"3 labels up to 3 for 3 identities"),
         (lambda: train(FakeStore([(*people()[0][:1], "0003", *people()[0][2:]), *people()[1:]])), TableError, r"4 labels up to 3"),
-        (lambda: train(FakeStore(people(), companion=False)), ShardError, r"have no companion, but stage 'teacher' hears audio"),
-        (lambda: train(run=run_config(bands=64)), ShardError, r"hold audio of 3 bands, the run expects audio of 64"),
+        (lambda: train(FakeStore(people(), kind="")), ShardError, r"have no companion, but stage 'teacher' hears audio"),
+        (
+            lambda: train(run=run_config(bands=64)),
+            ShardError,
+            r"hold audio of 3 bands, the run expects audio of 64 bands; pack again or set companions\.c$",
+        ),
+        (
+            lambda: train(run=run_config(kind="audio_tokens", bands=768)),
+            ShardError,
+            r"hold audio of 3 bands, the run expects audio_tokens of width 768; pack again or set companions\.c$",
+        ),
+        (
+            lambda: train(FakeStore(people(), kind="audio_tokens", bands=1024), run=run_config(kind="audio_tokens", bands=768)),
+            ShardError,
+            r"hold audio_tokens of width 1024, the run expects audio_tokens of width 768",
+        ),
+        (
+            lambda: train(FakeStore(people(), kind="audio_tokens"), run=run_config(kind="audio_tokens", item_frames=16)),
+            ShardError,
+            r"shards of d hold 5 tokens per item, the run expects 16; pack again or set companions\.c\.tokens$",
+        ),
+        (
+            lambda: evaluate(FakeStore(people(), "recorded", "audio_tokens"), run_config(kind="audio_tokens", item_frames=16)),
+            ShardError,
+            r"hold 5 tokens per item",
+        ),
+        (
+            lambda: evaluate(FakeStore(people(), "silence"), run_config(bands=64, test_companion="quiet")),
+            ShardError,
+            r"hold audio of 3 bands, .* set companions\.quiet$",
+        ),
         (lambda: train(FakeStore([(*people()[0][:4], [], None), *people()[1:]])), TrainError, r"1 of 12 .* have no audio \(p0t0\)"),
         (lambda: train(run=run_config(hears=False)), ConfigError, r"neither hears nor has a teacher"),
         (lambda: evaluate(run=run_config(hears=False)), ConfigError, r"stage 'teacher' does not hear"),
-        (lambda: evaluate(), ConfigError, r"roles query may not hear: sound allocated by 'id_speaker' gives the identity away"),
+        (
+            lambda: evaluate(),
+            ConfigError,
+            r"roles query may not hear: companions\.c \(policy 'id_speaker'\) gives sound to training tracklets only, because at test "
+            r"time it would give the identity away; let stages\.teacher\.test_companion name one of policy silence or recorded, "
+            r"set companions\.c\.alignment\.oracle_test_audio to measure it as oracle, or evaluate a stage that does not hear$",
+        ),
+        (
+            lambda: evaluate(FakeStore(people(), "noise"), run_config(test_companion="hiss")),
+            ConfigError,
+            r"companions\.hiss \(policy 'noise'\) gives sound to training tracklets only; let ",  # noise gives nothing away
+        ),
         (lambda: evaluate(roles=("train", "query", "junk")), ConfigError, r"roles query, junk may not hear"),
         (lambda: evaluate(roles=("trial",)), TableError, r"no tracklet has the role trial"),
-        (lambda: evaluate(FakeStore(people(), oracle=True), batch_frames=5), ConfigError, r"batch_frames=5: at least clip\.frames=6"),
+        (lambda: evaluate(FakeStore(people(), "recorded"), batch_frames=5), ConfigError, r"batch_frames=5: at least clip\.frames=6"),
     ],
 )
 def test_refused(make, error, message):
@@ -451,11 +572,12 @@ def test_refused(make, error, message):
 
 
 def test_what_is_near_a_refusal_and_allowed():
-    train(run=run_config(hears=False, teacher="teacher"))  # the teacher of a deaf student hears
-    train(FakeStore(people(), companion=False), hears=False)
+    train(run=run_config(hears=False, teacher=run_config()))  # the teacher of a deaf student hears
+    train(FakeStore(people(), kind=""), hears=False)
     train(run=run_config(bands=64), hears=False)
-    evaluate(FakeStore(people(), oracle=True))
-    evaluate(FakeStore(people(), policy="recorded"))
+    train(FakeStore(people(), kind="audio_tokens"), run=run_config(item_frames=16), hears=False)
+    for policy, meta in (("recorded", {}), ("silence", {}), ("id_speaker", {"oracle": True, "test": True}), ("noise", {"test": True})):
+        evaluate(FakeStore(people(), policy, **meta))
     evaluate(roles=("train",), role="train")
     train(table=tables.table([*split(people()).to_pylist(), {"tracklet": "zz", "role": "unused", "label": -1}], tables.SPLIT))
 
@@ -463,10 +585,9 @@ def test_what_is_near_a_refusal_and_allowed():
 # --- the real store ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def packed(tmp_path):
-    """The samples of `people`, packed into one shard."""
-    rows, source = people(), FakeStore(people())
+def pack(folder, kind):
+    """The samples of `people`, packed into one shard; returns its INDEX."""
+    rows, source = people(), FakeStore(people(), kind=kind)
     facts = [
         {"tracklet": k, "dataset": "d", "identity": i, "kind": "person", "camera": c, "frames": [f"{k}/{t:02d}.jpg" for t in range(n)]}
         for k, i, c, n, _, _ in rows
@@ -476,7 +597,7 @@ def packed(tmp_path):
         files = source.frames(key, range(n))
         lengths = [len(file) for file in files]
         encoded.append({"tracklet": key, "values": b"".join(files), "lengths": lengths, "kept": list(range(n)), "resized": 0})
-        for r, (name, values) in enumerate(zip(names, source.companion(key, "audio", range(len(names))), strict=True)):
+        for r, (name, values) in enumerate(zip(names, source.companion(key, kind, range(len(names))), strict=True)):
             run = {"tracklet": key, "first": 6 * r, "last": 6 * r + 5, "item": name, "owner": "o", "path": "p", "start": None}
             runs.append({**run, "seconds": 1.0})
             width = {"length": len(values), "width": BANDS, "dtype": "float16"}
@@ -485,21 +606,21 @@ def packed(tmp_path):
         tables.table(facts, tables.TRACKLETS),
         [row[0] for row in rows],
         tables.table(encoded, tables.FRAMES),
-        "audio",
+        kind,
         tables.table(runs, tables.ALIGNMENT),
         tables.table(features, tables.FEATURES),
     )
-    with open(tmp_path / "00000.tar", "wb") as out:
+    with open(folder / "00000.tar", "wb") as out:
         index = pack_shard.write_tar(out, "00000.tar", samples)
     meta = {"dataset": "d", "cameras": 3, **{name: source.meta[name] for name in ("frames", "companion")}}
-    tables.write_rows(tmp_path / "index.parquet", index, tables.INDEX, meta)
-    return tmp_path / "index.parquet"
+    tables.write_rows(folder / "index.parquet", index, tables.INDEX, meta)
+    return folder / "index.parquet"
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_packed_store_gives_the_bytes_of_the_fake(packed, workers):
-    rows = people()
-    args = split(rows), run_config(), True, workers
-    assert digests(TrainLoader(Store(packed), *args).epoch(0)) == digests(TrainLoader(FakeStore(rows), *args).epoch(0))
-    args = split(rows), ("train",), run_config(), True, workers, 30
-    assert digests(DenseLoader(Store(packed), *args)) == digests(DenseLoader(FakeStore(rows), *args))
+@pytest.mark.parametrize(("kind", "workers"), [("audio", 0), ("audio", 2), ("audio_tokens", 0)])
+def test_a_packed_store_gives_the_bytes_of_the_fake(tmp_path, kind, workers):
+    rows, packed = people(), pack(tmp_path, kind)
+    args = split(rows), run_config(kind=kind), True, workers
+    assert digests(TrainLoader(Store(packed), *args).epoch(0)) == digests(TrainLoader(FakeStore(rows, kind=kind), *args).epoch(0))
+    args = split(rows), ("train",), run_config(kind=kind), True, workers, 30
+    assert digests(DenseLoader(Store(packed), *args)) == digests(DenseLoader(FakeStore(rows, kind=kind), *args))

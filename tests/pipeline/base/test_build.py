@@ -1,11 +1,14 @@
-"""Strict building of settings: what is refused, and how it is said."""
+"""Strict building of settings: what is refused, and how it is said; settings laid over others."""
 
+from __future__ import annotations
+
+import copy
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from pipeline.base.build import build, merge, plain, schema
+from pipeline.base.build import build, inherit, merge, plain, schema
 from pipeline.base.errors import ConfigError
 
 
@@ -33,6 +36,14 @@ class Outer:
     table: dict[str, Inner] = field(default_factory=dict)
     maybe: Inner | None = None
     on: bool = False
+    switch: Literal["off", "on", "auto"] = "auto"
+    free: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pupil:
+    name: str
+    teacher: Pupil | None = None
 
 
 FULL = {
@@ -44,6 +55,8 @@ FULL = {
     "table": {"t": {"bands": 3, "rate": 2.0}},
     "maybe": None,
     "on": True,
+    "switch": "off",
+    "free": {"a": {"b": [1, None, False]}, "c": "x"},
 }
 
 
@@ -56,6 +69,31 @@ def test_every_kind_of_field():
 def test_plain_is_the_inverse():
     assert plain(build(Outer, FULL)) == FULL
     assert build(Outer, plain(build(Outer, {"name": "n"}))) == Outer(name="n")
+
+
+def test_a_class_inside_itself():
+    nested = {"name": "a", "teacher": {"name": "b", "teacher": {"name": "c", "teacher": None}}}
+    made = build(Pupil, nested)
+    assert made == Pupil(name="a", teacher=Pupil(name="b", teacher=Pupil(name="c")))
+    assert plain(made) == nested
+    with pytest.raises(ConfigError, match=r"Pupil\.teacher\.teacher\.nmae: unknown setting; did you mean 'name'"):
+        build(Pupil, {"name": "a", "teacher": {"name": "b", "teacher": {"nmae": "c"}}})
+
+
+def test_off_and_on_of_yaml_are_words_where_they_are_choices():
+    """YAML 1.1 reads them as false and true; settings that are no such choice do not take them."""
+    assert build(Outer, {"name": "n", "switch": False}).switch == "off"
+    assert build(Outer, {"name": "n", "switch": True}).switch == "on"
+    assert build(Outer, {"name": "n", "on": False}).on is False
+    for setting in ("mode", "name"):
+        with pytest.raises(ConfigError, match=f"{setting}=False: expected"):
+            build(Outer, {"name": "n", setting: False})
+
+
+def test_free_values_are_taken_as_they_are():
+    assert build(Outer, {"name": "n", "free": {"off": False, "deep": {"x": "1e-4"}}}).free == {"off": False, "deep": {"x": "1e-4"}}
+    with pytest.raises(ConfigError, match="free=3: expected a mapping"):
+        build(Outer, {"name": "n", "free": 3})
 
 
 @pytest.mark.parametrize(
@@ -104,6 +142,52 @@ def test_merge_is_deep_and_changes_nothing():
     assert low == {"a": {"x": 1, "y": 2}, "b": [1, 2], "c": {"z": 1}} and over == {"a": {"y": 3}, "b": [9], "c": 5}
 
 
+SECTIONS: dict[str, Any] = {
+    "first": {"model": {"width": 8, "depth": 2}, "stages": {"teacher": {"epochs": 9}, "student": {"epochs": 5}}},
+    "second": {"base": "first", "model": {"depth": 3}, "stages": {"student": {"epochs": 6}}},
+    "third": {"base": "second", "model": {"width": 16}, "stages": {"student": None}},
+}
+
+
+def test_a_base_lies_beneath_whoever_names_it():
+    made = inherit(SECTIONS, "methods")
+    assert made == {
+        "first": SECTIONS["first"],
+        "second": {"model": {"width": 8, "depth": 3}, "stages": {"teacher": {"epochs": 9}, "student": {"epochs": 6}}},
+        "third": {"model": {"width": 16, "depth": 3}, "stages": {"teacher": {"epochs": 9}}},  # a null removes what the base has
+    }
+
+
+def test_inherit_changes_nothing_and_does_not_depend_on_order():
+    kept = copy.deepcopy(SECTIONS)
+    assert inherit(dict(reversed(SECTIONS.items())), "methods") == inherit(SECTIONS, "methods")
+    assert kept == SECTIONS
+
+
+def test_names_with_an_underscore_are_bases_only():
+    made = inherit({"_hidden": {"a": 1}, "shown": {"base": "_hidden", "b": 2}}, "methods")
+    assert made == {"shown": {"a": 1, "b": 2}}
+
+
+def test_what_names_no_base_stays_as_it_is():
+    """Whatever is wrong with it is said by `build`."""
+    assert inherit({"a": 3, "b": None, "c": {"d": None}}, "methods") == {"a": 3, "b": None, "c": {"d": None}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"first": {}, "x": {"base": "frist"}}, r"methods\.x\.base='frist': no such entry; did you mean 'first'\?"),
+        ({"x": {"base": "x"}}, r"methods\.x\.base='x': x needs x, a circle"),
+        ({"a": {"base": "b"}, "b": {"base": "c"}, "c": {"base": "a"}}, r"methods\.c\.base='a': a needs b needs c needs a, a circle"),
+        ({"a": {"base": "b"}, "b": {"base": "c"}, "c": {"base": "b"}}, "a needs b needs c needs b, a circle"),
+    ],
+)
+def test_bases_that_are_not_there_or_go_round(sections, message):
+    with pytest.raises(ConfigError, match=message):
+        inherit(sections, "methods")
+
+
 def test_schema():
     made = schema(Outer)
     assert made["required"] == ["name"] and made["additionalProperties"] is False
@@ -111,3 +195,4 @@ def test_schema():
     assert made["properties"]["mode"] == {"enum": ["a", "b", 3]}
     assert made["properties"]["many"] == {"type": "array", "items": {"type": "integer"}}
     assert made["properties"]["maybe"]["anyOf"][1] == {"type": "null"}
+    assert made["properties"]["free"] == {"type": "object", "additionalProperties": {}}
