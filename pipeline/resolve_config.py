@@ -30,8 +30,8 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
     """All that one stage needs, in one value; its teacher's run is resolved likewise and stands inside.
 
     Raises:
-        ConfigError: the method has no such stage, the data set no such split, a companion is missing, or a teacher that
-            hears would be given another medium than it was trained on.
+        ConfigError: the method has no such stage, the data set no such split, a companion is missing, or a network
+            that hears would be given another medium than it was trained on.
     """
     stages, splits = sections.method.stages, sections.dataset.splits
     if stage not in stages:
@@ -39,12 +39,22 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
     if split not in splits:
         raise ConfigError(f"--split={split}: not in datasets.{dataset}.splits{did_you_mean(split, splits)}")
     name, this, settings = sections.method.companion_of(stage), stages[stage], sections.method.settings_of(stage)
-    if name != "none" and name not in sections.companions:
-        raise ConfigError(
-            f"stage {stage} of {method} needs the companion '{name}', which was not given{did_you_mean(name, sections.companions)}"
-        )
+    test_name = sections.method.test_companion_of(stage)
+    for needed in (name, test_name):
+        if needed != "none" and needed not in sections.companions:
+            raise ConfigError(
+                f"stage {stage} of {method} needs the companion '{needed}', which was not given{did_you_mean(needed, sections.companions)}"
+            )
     companion = None if name == "none" else sections.companions[name]
     frames = item_frames(companion, settings) if companion else 0
+    if this.hears and test_name not in (name, "none"):
+        test = sections.companions[test_name]
+        wrong = differences(medium(test, item_frames(test, settings)), medium(companion, frames))
+        if wrong:
+            raise ConfigError(
+                f"stages.{stage} of {method}: it hears '{name}' in training, but its test_companion '{test_name}' is another medium "
+                f"({', '.join(wrong)}); give both companions the same kind, audio and tokens"
+            )
     teacher = this.teacher and resolve(sections, method=method, dataset=dataset, split=split, seed=seed, stage=this.teacher)
     if teacher and teacher.this.hears:
         wrong = differences(medium(companion, frames), medium(sections.companions[teacher.companion], teacher.item_frames))
@@ -61,7 +71,7 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
         seed=seed,
         stage=stage,
         companion=name,
-        test_companion=sections.method.test_companion_of(stage),
+        test_companion=test_name,
         kind=companion.kind if companion else "",
         bands=companion.bands if companion else 0,
         item_frames=frames,

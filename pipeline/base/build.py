@@ -130,18 +130,25 @@ def inherit(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
         ConfigError: a base that is not there, or bases that go round in a circle.
     """
 
+    def depth(name: str) -> int:
+        return 1 + depth(sections[name]["base"]) if isinstance(sections[name], Mapping) and "base" in sections[name] else 0
+
     def whole(name: str, path: tuple[str, ...]) -> Any:
         own = sections[name]
         if not isinstance(own, Mapping) or "base" not in own:
             return own
         base = own["base"]
-        if base not in sections:
+        if not isinstance(base, str) or base not in sections:
             raise ConfigError(f"{where}.{name}.base={base!r}: no such entry{did_you_mean(str(base), sections)}")
         if base in path:
             raise ConfigError(f"{where}.{name}.base={base!r}: {' needs '.join((*path, base))}, a circle")
-        return _without_nulls(merge(whole(base, (*path, base)), {key: value for key, value in own.items() if key != "base"}))
+        beneath = whole(base, (*path, base))
+        if not isinstance(beneath, Mapping):
+            raise ConfigError(f"{where}.{base}={beneath!r}: expected a mapping of settings, the base of {name}")
+        return _without_nulls(merge(beneath, {key: value for key, value in own.items() if key != "base"}))
 
-    return {name: whole(name, (name,)) for name in sections if not name.startswith("_")}
+    out = {name: whole(name, (name,)) for name in sections if not str(name).startswith("_")}
+    return dict(sorted(out.items(), key=lambda item: depth(item[0])))  # a fault of a base is found there, not in what it is under
 
 
 def _without_nulls(value: Any) -> Any:

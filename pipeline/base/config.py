@@ -681,7 +681,10 @@ class Settings:
             for where, named in self._companions(name, method):
                 _require_known(named, ["", "none", *self.companions], f"{where}='{named}': no such companion")
             for stage in method.stages:
-                method.settings_of(stage)
+                try:
+                    method.settings_of(stage)
+                except ConfigError as error:
+                    raise ConfigError(f"methods.{name}.{error}") from None
         for i, experiment in enumerate(self.experiments):
             self._check_runs(f"experiments[{i}]", experiment, experiment.stages)
             _require(len(experiment.seeds) > 0, f"experiments[{i}].seeds: name at least one")

@@ -21,7 +21,6 @@ SECTIONS: dict[str, Any] = {
                 "hears": True,
                 "start": "visual",
                 "companion": "audio",
-                "test_companion": "quiet",
             },
             "student": {
                 "network": "dubbernet_student",
@@ -38,6 +37,7 @@ SECTIONS: dict[str, Any] = {
         "audio": {"audio": {"bands": 64}},
         "shuffled": {"audio": {"bands": 64}, "alignment": {"policy": "shuffled"}},
         "strict": {"audio": {"bands": 64, "min_seconds": 2}},
+        "quiet": {"audio": {"bands": 64}, "alignment": {"policy": "silence"}},
         "mel": {},
         "tokens": {"kind": "audio_tokens"},
         "more_tokens": {"kind": "audio_tokens", "tokens": {"tokens": 64}},
@@ -109,7 +109,7 @@ def test_same_sections_same_bytes(tmp_path):
 
 
 def test_the_companion_of_the_evaluation():
-    assert resolved("teacher").test_companion == "quiet"  # its section is not needed: the shards say what they hold
+    assert resolved("teacher", stages(teacher={"test_companion": "quiet"})).test_companion == "quiet"
     assert resolved("student").test_companion == "audio"
     assert resolved("visual").test_companion == "none"
 
@@ -212,3 +212,14 @@ def test_refused(tmp_path, names, changes, message):
     with pytest.raises(ConfigError, match=message):
         step(tmp_path / "config.json", {**SECTIONS, **changes}, **names)
     assert not (tmp_path / "config.json").exists()
+
+
+def test_a_stage_is_evaluated_on_the_medium_that_it_was_trained_on():
+    """Another policy may be heard at test; another encoder may not: the network could not read it."""
+    run = resolved("teacher", stages(teacher={"test_companion": "quiet"}))
+    assert (run.companion, run.test_companion) == ("audio", "quiet")
+    for other, sentence in (("mel", "bands 80 instead of 64"), ("tokens", "kind audio_tokens instead of audio")):
+        with pytest.raises(ConfigError, match=rf"test_companion '{other}' is another medium \({sentence}\)"):
+            resolved("teacher", stages(teacher={"test_companion": other}))
+    with pytest.raises(ConfigError, match="needs the companion 'elsewhere', which was not given"):
+        resolved("teacher", stages(teacher={"test_companion": "elsewhere"}))

@@ -45,7 +45,7 @@ def model(name: str, **settings: Any) -> Case:
 RELEASED = {
     "distill": {"token": "l1", "tap": "released", "logits": "feat_mse", "mask": "off"},
     "schedule": {"period": 120},
-    "augment": {"shared": False, "erase_attempts": 1, "erase_level": [189, 186, 179]},
+    "augment": {"shared": False, "erase_attempts": 1, "erase_aspect_draw": "uniform", "erase_level": [189, 186, 179]},
 }
 
 CASES = [

@@ -91,3 +91,8 @@ def test_a_teacher_hears_through_a_frozen_encoder(tmp_path):
     features = sorted(path.name for path in (tmp_path / "results/features/demo/audio_stub").iterdir())
     assert features == ["00000.parquet", "00001.parquet"]
     assert (tmp_path / "results/runs/dubbernet_demo/demo-official/seed0/teacher/model.safetensors").is_file()
+
+
+def test_controls_that_hear_through_another_encoder_are_refused(tmp_path):
+    done = snakemake(tmp_path, "--dry-run", "--config", "methods={dubbernet_demo: {companion: audio_stub}}", "--", "ablate_dubbernet_demo")
+    assert done.returncode and "its stages hear through different encoders (companions audio_" in done.stdout

@@ -35,11 +35,15 @@ def closure(repository: Path, module: str) -> set[str]:
         if path in found:
             continue
         found.add(path)
-        names = [name for name in imports(ast.parse((repository / path).read_text())) if name.split(".")[0] in PACKAGES]
+        names = [name for name in imports(ast.walk(ast.parse((repository / path).read_text()))) if name.split(".")[0] in PACKAGES]
         packages = {name.rpartition(".")[0] for name in names if file_of(repository, name) is None}
         inits = [repository / package.replace(".", "/") / "__init__.py" for package in sorted(packages)]
         names += [
-            name for init in inits if init.is_file() for name in imports(ast.parse(init.read_text())) if name.split(".")[0] in PACKAGES
+            name
+            for init in inits
+            if init.is_file()
+            for name in imports(ast.walk(ast.parse(init.read_text())))
+            if name.split(".")[0] in PACKAGES
         ]
         todo += [file for name in names if (file := file_of(repository, name))]
     return found

@@ -232,7 +232,8 @@ def resolved_sections(method, dataset, stage):
     """What one training depends on, as JSON text: the method with this stage and what it needs, its data set, its companions."""
     chosen, frames = SETTINGS.methods[method], SETTINGS.datasets[dataset].frames
     needed = chosen.needed(stage)
-    heard = {chosen.companion_of(name) for name in needed} - {"none"}
+    heard = {chosen.companion_of(name) for name in needed}
+    heard = (heard | {chosen.test_companion_of(name) for name in needed}) - {"none"}
     return json.dumps(
         {
             "method": {
@@ -322,6 +323,27 @@ def weights_needed(wildcards):
     return from_stages | pretrained_of(wildcards)
 
 
+def check_media(ablation):
+    """Controls hear through the encoder of what they control, or they control nothing."""
+    about = SETTINGS.ablations[ablation]
+    forms = {}
+    for _, name in sorted(stores(about, list(about.rows))):
+        if name != "none":
+            companion = plain(SETTINGS.companions[name])
+            parts = (
+                ("kind", "tokens")
+                if companion["kind"] != "audio"
+                else ("kind", "audio")
+            )
+            form = json.dumps({part: companion[part] for part in parts}, sort_keys=True)
+            forms.setdefault(form, name)
+    if len(forms) > 1:
+        raise WorkflowError(
+            f"ablations.{ablation}: its stages hear through different encoders (companions {', '.join(forms.values())}); "
+            "give these companions the same `kind`, `audio` and `tokens`"
+        )
+
+
 def described(dataset, companion):
     """Where the report finds the tables of a data set with one companion."""
     heard = companion != "none"
@@ -350,6 +372,7 @@ def report_inputs(ablation=""):
     """Where a report finds everything it shows: the report of the experiments, or that of one ablation."""
     if ablation:
         about = SETTINGS.ablations[ablation]
+        check_media(ablation)
         chosen, prepared = [(about, list(about.rows))], set()
     else:
         about = None

@@ -136,7 +136,7 @@ rule align_companion:
         code=source_digest(
             "pipeline/align_companion.py",
             "pipeline/allocation.py",
-            "pipeline/features/audio.py",
+            "pipeline/features",
         ),
     shell:
         "python -m pipeline.align_companion {output.alignment} --probes {output.probes} --tracklets {input.tracklets}"
