@@ -2,8 +2,7 @@
 
 Source: specs/dubbernet.md 5.2. Ours: the student's tokens are cut off from the gradient too, so that the budget term of
 the mask shapes the generator only; and the mask starts open. Scores of a frame's tokens move together, so with the usual
-start (about half of all tokens at 0) one generator in six is all but closed from the beginning, and behind a closed ReLU6
-not even the budget reaches it.
+start (about half of all tokens at 0) one generator in six is all but closed from the beginning.
 """
 
 # B frames of all clips, N tokens, D width
@@ -11,6 +10,7 @@ not even the budget reaches it.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 OPEN = 1.0
@@ -29,13 +29,16 @@ class MaskGenerator(nn.Module):
             nn.LayerNorm(width // 2),
             nn.Linear(width // 2, 1),
             nn.Dropout(dropout),
-            nn.ReLU6(),
         )
         last = self.score[4]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias, OPEN)
 
-    def forward(self, student_BND: Tensor, teacher_BND: Tensor) -> Tensor:
-        """Two [B, N, D] -> [B, N] in 0..6. No gradient flows into either input."""
+    def forward(self, student_BND: Tensor, teacher_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Two [B, N, D] -> the mask [B, N] in 0..6, and the scores [B, N] of which it is the ReLU6 (the budget needs them).
+
+        No gradient flows into either input.
+        """
         pair = torch.cat([student_BND.detach(), teacher_BND.detach()], dim=-1)  # 5.2: U
-        return self.score(pair).squeeze(-1)
+        score_BN = self.score(pair).squeeze(-1)
+        return F.relu6(score_BN), score_BN

@@ -157,20 +157,21 @@ def test_s7_mask_is_within_its_range_and_moves_only_the_generator():
     torch.manual_seed(0)
     mask = MaskGenerator(16, dropout=0.2)
     student, teacher = torch.randn(3, 7, 16, requires_grad=True), torch.randn(3, 7, 16, requires_grad=True)
-    weight = mask(student, teacher)
+    weight, score = mask(student, teacher)
+    assert torch.equal(weight, score.clamp(0, 6))
     assert weight.shape == (3, 7) and float(weight.detach().min()) >= 0 and float(weight.detach().max()) <= 6
     weight.sum().backward()
     assert student.grad is None and teacher.grad is None
     assert all(float(p.grad.abs().max()) > 0 for p in mask.parameters())
     big = nn.Parameter(torch.full((1,), 100.0))
     mask.score[4].bias = big
-    assert torch.equal(mask.eval()(student, teacher), torch.full((3, 7), 6.0))
+    assert torch.equal(mask.eval()(student, teacher)[0], torch.full((3, 7), 6.0))
 
 
 def test_a_new_mask_is_mostly_open():
     """Four fifths: what its dropout leaves."""
     torch.manual_seed(0)
-    mask = torch.cat([MaskGenerator(64, 0.2)(torch.randn(4, 50, 64), torch.randn(4, 50, 64)) for _ in range(10)])
+    mask = torch.cat([MaskGenerator(64, 0.2)(torch.randn(4, 50, 64), torch.randn(4, 50, 64))[0] for _ in range(10)])
     assert 0.15 < float((mask == 0).float().mean()) < 0.35
 
 
@@ -299,7 +300,7 @@ def test_hardly_any_mask_starts_closed():
             part = MaskGenerator(24, dropout=0.0)
             part.score[4].bias.data.fill_(bias)
             common, own = torch.randn(2, 1, 1, 24), 0.5 * torch.randn(2, 4, 22, 24)
-            count += bool((part(*(common + own)) == 0).float().mean() > 0.95)
+            count += bool((part(*(common + own))[0] == 0).float().mean() > 0.95)
         return count
 
     assert closed(OPEN) <= 2

@@ -43,7 +43,7 @@ def test_s2_shapes_of_the_full_teacher_on_a_gpu_that_is_never_waited_for(switche
         audio = Companion(torch.empty(3, length, bands), torch.ones(3, dtype=torch.int64), torch.zeros(2, 6, dtype=torch.int64))
         batch = Batch(torch.zeros(2, 6, 3, 256, 128, dtype=torch.uint8), index, index, ["a", "b"], {kind: audio})
         out = teacher(batch)
-        masks = [part(t, t) for part, t in zip(mask_generators(FULL, DistillConfig()), out.taps_fused, strict=True)]
+        masks = [part(t, t)[0] for part, t in zip(mask_generators(FULL, DistillConfig()), out.taps_fused, strict=True)]
         assert out.logits.shape == (2, 625) and out.feat.shape == out.feat_bn.shape == (2, 768)
         assert [t.shape for t in out.taps_attn + out.taps_fused] == [(12, 211, 768)] * 4
         assert [m.shape for m in masks] == [(12, 211)] * 2

@@ -19,6 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAK = 0.1
+"""Slope of the budget behind a closed mask."""
+
 # --- 5.3 TKD: tokens --------------------------------------------------------------------------------------------------
 
 
@@ -120,9 +123,20 @@ def mask_weights(mask_RN: Tensor) -> Tensor:
     return torch.where(mean_R1 > 0, mask_RN / (mean_R1 + 1e-6), 1.0)
 
 
-def mask_budget_loss(mask_RN: Tensor, target: float) -> Tensor:
-    """(mean of min(mask, 1) - target)^2: keeps a learned mask from closing. float [R, N] -> float32 scalar."""
-    return (mask_RN.float().clamp(max=1.0).mean() - target).square()
+def mask_budget_loss(score_RN: Tensor, target: float) -> Tensor:
+    """(mean of min(mask, 1) - target)^2: keeps a learned mask from closing.
+
+    Ours: below 0, where the mask is 0, a score counts `LEAK` times itself. Otherwise a mask that is all 0 (training can
+    take it there) had no gradient at all, and not even its budget could open it again.
+
+    Args:
+        score_RN: float [R, N], whose ReLU6 is the mask.
+        target: rho.
+
+    Returns:
+        float32 scalar.
+    """
+    return (F.leaky_relu(score_RN.float(), LEAK).clamp(max=1.0).mean() - target).square()
 
 
 def mask_statistics(mask_RN: Tensor) -> dict[str, Tensor]:

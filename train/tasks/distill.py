@@ -111,9 +111,9 @@ class Distill(Labelled):
         for i, (student_RND, target_RND) in enumerate(self._pairs(out, target)):
             weight_RN = None
             if self.masks:
-                mask_RN = self.masks[i](student_RND, target_RND)  # 5.2 MG
+                mask_RN, score_RN = self.masks[i](student_RND, target_RND)  # 5.2 MG
                 weight_RN = mask_RN if of.mask == "raw" else mask_weights(mask_RN)  # 5.3 mask.mode
-                budgets.append(mask_budget_loss(mask_RN, of.mask_target))  # 5.3 rho
+                budgets.append(mask_budget_loss(score_RN, of.mask_target))  # 5.3 rho
                 self.stats |= {f"mask_{i}_{name}": value for name, value in mask_statistics(mask_RN).items()}
             tokens.append(token_distill_loss(student_RND, target_RND, weight_RN, of.temperature, of.token, of.normalize))
         terms = {"tokens": torch.stack(tokens).mean()}  # 5.3 mean_l

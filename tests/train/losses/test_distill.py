@@ -115,9 +115,11 @@ def test_an_empty_mask_weighs_every_token_one():
     assert mask.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("mask", "expected"), [([[0.7, 0.7]], 0), ([[6.0, 0.0]], 0.04), ([[0.0, 0.0]], 0.49)])
-def test_budget(mask, expected):
-    assert mask_budget_loss(torch.tensor(mask), 0.7).item() == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize(
+    ("score", "expected"), [([[0.7, 0.7]], 0), ([[9.0, 0.0]], 0.04), ([[0.0, 0.0]], 0.49), ([[-1.0, -3.0]], (-0.2 - 0.7) ** 2)]
+)
+def test_budget(score, expected):
+    assert mask_budget_loss(torch.tensor(score), 0.7).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_statistics():
@@ -125,26 +127,37 @@ def test_statistics():
     assert {name: value.item() for name, value in stats.items()} == pytest.approx({"mean": 0.5, "zero": 0.75, "entropy": 0.25})
 
 
-def train_mask(mode: str, steps: int = 300) -> float:
-    """Fraction of zeros after training a mask generator with the reference rate on random tokens."""
+def train_mask(mode: str, steps: int = 300, bias: float | None = None) -> float:
+    """Fraction of zeros after training a mask generator with the reference rate on random tokens.
+
+    'seen': the budget of the mask itself, not of the scores behind it.
+    """
     torch.manual_seed(seed_for(0, "collapse"))
     student, teacher = torch.randn(8, 32, 24), torch.randn(8, 32, 24)
     generator = MaskGenerator(24, dropout=0.2)
+    if bias is not None:
+        generator.score[4].bias.data.fill_(bias)
     optimiser = torch.optim.SGD(generator.parameters(), lr=0.008, momentum=0.9, weight_decay=1e-4)
     for _ in range(steps):
-        mask = generator(student, teacher)
-        if mode == "raw":
-            loss = token_distill_loss(student, teacher, mask, 4.0)
-        else:
-            loss = token_distill_loss(student, teacher, mask_weights(mask), 4.0) + mask_budget_loss(mask, 0.7)
+        mask, score = generator(student, teacher)
+        weight = mask if mode == "raw" else mask_weights(mask)
+        loss = token_distill_loss(student, teacher, weight, 4.0)
+        if mode != "raw":
+            loss = loss + mask_budget_loss(mask if mode == "seen" else score, 0.7)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        return (generator.eval()(student, teacher) == 0).float().mean().item()
+        return (generator.eval()(student, teacher)[0] == 0).float().mean().item()
 
 
 def test_l5_raw_mask_collapses_and_normalized_mask_does_not():
     """Within 300 steps of SGD; the mask as it is without dropout."""
     assert train_mask("raw") > 0.95
     assert train_mask("normalized") < 0.8
+
+
+def test_a_closed_mask_opens_again():
+    """Scores around -3: behind ReLU6 nothing moves them but the leak of the budget."""
+    assert train_mask("normalized", bias=-3.0) < 0.8
+    assert train_mask("seen", bias=-3.0) == 1.0

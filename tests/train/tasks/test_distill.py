@@ -202,7 +202,7 @@ def test_s7_masks_are_between_0_and_6():
     for generator in task.masks:
         generator.score[4].weight.data.mul_(100)
     task.terms(batch())
-    masks = [mask for _, mask in seen]
+    masks = [mask for _, (mask, _) in seen]
     assert [mask.shape for mask in masks] == [(8, 5)] * 4  # 4 clips of 2 frames; CLS and 2 x 2 patches
     assert all(mask.min() >= 0 and mask.max() <= 6 for mask in masks)
     assert min(mask.min() for mask in masks) == 0 and max(mask.max() for mask in masks) == 6
