@@ -190,12 +190,6 @@ class CompanionConfig:
     tokens: TokensConfig = field(default_factory=TokensConfig)
     """Only for kind 'audio_tokens'."""
 
-    def __post_init__(self) -> None:
-        _require(
-            self.kind != "audio_tokens" or (self.audio.rate == 16000 and self.audio.max_seconds <= 5),
-            f"audio.rate={self.audio.rate}, audio.max_seconds={self.audio.max_seconds}: frozen encoders take 16000 Hz and at most 5 s",
-        )
-
     @property
     def bands(self) -> int:
         """Width of one companion frame: mel bands, or the width of a token."""
