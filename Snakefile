@@ -121,7 +121,7 @@ rule evaluate_student_mars:
 
 
 rule ablate_dubbernet_mars:
-    """MARS: what the voice adds, beside its controls, over three seeds (51 trainings at full size)."""
+    """MARS: what the voice adds, beside its controls, over three seeds (57 trainings at full size)."""
     input:
         "results/ablations/dubbernet_mars/report.html",
 

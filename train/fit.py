@@ -4,7 +4,7 @@ In:      config.json (RunConfig), INDEX with its tars, SPLIT, and the weights th
          the stage it starts from, or a pretrained ViT.
 Out:     model.safetensors (the network alone) and metrics.jsonl in one folder. Resumes by itself from --checkpoints when
          that folder holds a checkpoint of the same settings, data and weights; the folder goes when all went well.
-Equal inputs give equal weights to the bit on one kind of device and, on a CPU, with one number of threads.
+Equal inputs give equal weights to the bit on a CPU with one number of threads; on a GPU attention may differ in the last bits.
 Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch is what is kept: nothing here sees a test set.
 """
 
@@ -123,11 +123,12 @@ def check_made_by(path: str, role: str, stage: str, run: RunConfig, facts: Facts
 
 
 def make_network(run: RunConfig, facts: Facts) -> Network:
-    """A network as initialised: its weights depend on the seed and its own name, not on the stage that asks for it.
+    """A network as initialised: its weights depend on the seed and its own form, not on the stage that asks for it.
 
-    So the control stage that trains for 0 epochs shows the very weights from which another stage starts.
+    So the control stage that trains for 0 epochs shows the very weights from which another stage starts; and networks of
+    one seed have the same trunk, which is drawn first, whatever is fused into it: rows of an ablation differ in nothing else.
     """
-    torch.manual_seed(seed_for(run.seed, "init", run.this.network))
+    torch.manual_seed(seed_for(run.seed, "init", "network"))
     return registry.make(run, facts.classes, facts.cameras)
 
 
@@ -158,8 +159,12 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
     if given.start:
         check_made_by(given.start, "start", run.this.start, run, facts)
         start_from(given.start, network)
+        say(f"{run.stage}: starts from stage {run.this.start}")
     elif given.pretrained:
         load_vit(given.pretrained, network)
+        say(f"{run.stage}: starts from {Path(given.pretrained).name}")
+    else:
+        say(f"{run.stage}: starts from random numbers (methods.{run.method}.pretrained is empty)")
     torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
 

@@ -53,7 +53,7 @@ def say(line: str) -> None:
 
 
 def be_deterministic() -> None:
-    """Ask torch for the same bits every time, where it has such a kernel (it warns where it has not).
+    """Ask torch for the same bits every time, and for float32 where float32 is said. Attention on a GPU only warns.
 
     Call before the first use of a CUDA device: cuBLAS reads its variable once.
     """
@@ -61,6 +61,7 @@ def be_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # its default is True, also where matrix products are told to be exact
 
 
 def choose_device() -> torch.device:
@@ -75,17 +76,19 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return contextlib.nullcontext()
 
 
-def check_weights(names: tuple[str, ...], weights: dict[str, float], where: str) -> None:
-    """Every term of the task has a weight, and every weight a term.
+def loss_weights(names: tuple[str, ...], run: RunConfig) -> dict[str, float]:
+    """Weight of every term of the task: the stage's, else the method's, else 1.
 
     Raises:
-        TrainError: otherwise, before the first step.
+        TrainError: the stage weighs a term that its task does not have, before the first step.
     """
-    bare, idle = sorted(set(names) - set(weights)), sorted(set(weights) - set(names))
-    if bare or idle:
-        told = [f"no weight for the term{'s'[: len(bare) > 1]} {', '.join(bare)}"] if bare else []
-        told += [f"no term for the weight{'s'[: len(idle) > 1]} {', '.join(idle)}"] if idle else []
-        raise TrainError(f"{where}: {'; '.join(told)}; the task has the terms {', '.join(names)}, each needs one weight")
+    idle = sorted(set(run.this.weights) - set(names))
+    if idle:
+        raise TrainError(
+            f"{run.method}.stages.{run.stage}.weights: no term for the weight{'s'[: len(idle) > 1]} {', '.join(idle)}; "
+            f"the task has the terms {', '.join(names)}"
+        )
+    return {name: run.this.weights.get(name, run.settings.weights.get(name, 1.0)) for name in names}
 
 
 def train_step(task: Task, batch: Batch, optimiser: torch.optim.Optimizer, weights: dict[str, float], precision: str) -> dict[str, Tensor]:
@@ -168,10 +171,10 @@ def train(
         One record per epoch, as in `metrics`; its 'remarks' are sentences for whoever reads the log, and for the report.
 
     Raises:
-        TrainError: terms and weights disagree, or a value or a weight is not finite.
+        TrainError: a weight has no term, or a value or a parameter is not finite.
     """
     settings, epochs = run.settings, run.this.epochs
-    check_weights(task.names, run.this.weights, f"{run.method}.stages.{run.stage}.weights")
+    loss_weights(task.names, run)  # refused before anything is built on it
     optimiser = make_optimiser(task, settings.optim)
     restored = checkpoints.load(task, optimiser) if checkpoints else None
     done, records = (restored.epoch, list(restored.records)) if restored else (0, [])
@@ -193,12 +196,13 @@ def _train_epoch(
 ) -> dict[str, Any]:
     """One epoch; returns its means and its speed."""
     task.train()
+    weights = loss_weights(task.names, run)
     log, clips, clock, begun = EpochLog(epoch), 0, WaitClock(), time.perf_counter()
     with tqdm(total=loader.steps, desc=f"{run.stage} {epoch}/{run.this.epochs}", disable=not sys.stderr.isatty(), leave=False) as bar:
         for step, batch in enumerate(clock.timed(loader.epoch(epoch))):
             task.check(batch)
             torch.manual_seed(seed_for(run.seed, "step", epoch, step))
-            log.add(train_step(task, batch.to(device), optimiser, run.this.weights, run.settings.precision))
+            log.add(train_step(task, batch.to(device), optimiser, weights, run.settings.precision))
             clips += len(batch.tracklet)
             bar.update()
     log.fetch()

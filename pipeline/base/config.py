@@ -132,6 +132,9 @@ class AlignmentConfig:
         _require(self.run >= 1, f"run={self.run}: at least 1 frame")
 
 
+TERMS = ("identity", "triplet", "tokens", "budget", "logits", "features", "identity_local", "triplet_local", "attention")
+"""Loss terms that tasks can have (train/tasks); settings decide which are there."""
+
 Encoder = Literal["logmel_stub", "random_frozen", "wav2vec2_base", "hubert_base", "ast", "precomputed"]
 """Names of model/encoders, and 'precomputed': tokens that somebody else has made."""
 
@@ -482,8 +485,8 @@ class StageConfig:
     """Companion that a hearing network is evaluated on; empty: the same as in training."""
     evaluate: bool = True
     """Whether embeddings and scores are made. A stage that hears label-derived audio cannot be evaluated soundly."""
-    weights: dict[str, float] = field(default_factory=lambda: {"identity": 1.0, "triplet": 1.0})
-    """Weight of every named loss term of the task; a term without a weight, or a weight without a term, stops the run."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weights of loss terms in this stage, where they are not those of the method; one that its task does not have stops the run."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Settings of the method that differ in this stage alone, for example {distill: {mask: "off"}}."""
 
@@ -522,6 +525,8 @@ class MethodConfig:
     pretrained: str = ""
     """ViT that backbones start from: a safetensors file (a path has a '/' or ends in .safetensors), or the name of a timm
     model, taken from the local cache (see `download`); empty: random numbers."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weights of loss terms (see TERMS) in all stages that have them; 1 where nothing is said."""
     smoothing: float = 0.1
     """Label smoothing of the identity loss."""
     workers: int = 2
@@ -536,9 +541,13 @@ class MethodConfig:
     def __post_init__(self) -> None:
         for name, stage in self.stages.items():
             _require(NAME.fullmatch(name) is not None, f"stages: '{name}' must match {NAME.pattern}")
+            for term in stage.weights:
+                _require_known(term, TERMS, f"stages.{name}.weights: '{term}' is no loss term")
             for role in ("teacher", "start"):
                 other = getattr(stage, role)
                 _require_known(other, ["", *self.stages], f"stages.{name}.{role}='{other}': no such stage")
+        for term in self.weights:
+            _require_known(term, TERMS, f"weights: '{term}' is no loss term")
         for name in self.main:
             _require_known(name, self.stages, f"main: '{name}' is no stage")
         for name, stage in self.stages.items():
@@ -613,12 +622,17 @@ class AblationConfig:
     """Stage that the others are compared with, run by run."""
     rows: dict[str, str]
     """Stage -> what is different about it, in the order of the table."""
+    against: dict[str, str] = field(default_factory=dict)
+    """Rows that are compared with another row than the reference: stage -> stage."""
     splits: tuple[str, ...] = ()
     """Empty: all splits of the data set."""
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
         _require_known(self.reference, self.rows, f"reference='{self.reference}': not in rows")
+        for pair in self.against.items():
+            for stage in pair:
+                _require_known(stage, self.rows, f"against: '{stage}' is not in rows")
         _require(len(self.seeds) > 0, "seeds: name at least one")
 
 

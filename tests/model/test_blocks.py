@@ -96,6 +96,18 @@ def test_injection_step_by_step():
 
 
 @torch.no_grad()
+def test_perception_step_by_step():
+    """5.1: queries, keys and values all come from the normed tokens."""
+    torch.manual_seed(0)
+    perception, visual = Perception(16, 4), 3 * torch.randn(2, 7, 16) + 1
+    attn, fused = perception(visual)
+    normed = nn.functional.layer_norm(visual, (16,), perception.norm.weight, perception.norm.bias, 1e-5)
+    assert torch.allclose(attn, perception.attention(normed, normed) * torch.sigmoid(perception.gate), atol=1e-6)
+    assert not torch.allclose(attn, perception.attention(normed, visual) * torch.sigmoid(perception.gate), atol=1e-2)
+    assert torch.allclose(fused, visual + perception.out_norm(attn), atol=1e-6)
+
+
+@torch.no_grad()
 def test_added_audio_is_the_same_for_all_tokens():
     torch.manual_seed(0)
     injection, visual, audio = INJECTIONS["add"](16, 4, 4), torch.randn(2, 7, 16), torch.randn(2, 5, 16)

@@ -75,13 +75,12 @@ def test_features_are_float32_under_autocast(name):
 def test_s5_student_and_its_state_know_no_audio():
     student = tiny.network("dubbernet_student").eval()
     heard, other = tiny.batch(seed=1), tiny.batch(seed=1)
-    other.companions["audio"].values += 3
+    other.companions["audio"].values[:, :10] += 3  # half of a clip: a constant is taken out by anybody who hears
     assert torch.equal(student.embed(heard), student.embed(other))
     assert torch.equal(student.embed(heard), student.embed(heard.frames_only()))
     full = tiny.network("dubbernet_student", pool="attention", local_branch=True, audio_dropout=0.5)
     assert not [name for name in (*student.state_dict(), *full.state_dict()) if "audio" in name or "mask" in name]
     teacher = tiny.network("dubbernet_teacher").eval()  # negative control: whoever hears does notice
-    other.companions["audio"].values[:, :10] += 3
     assert not torch.allclose(teacher.embed(heard), teacher.embed(other), atol=1e-4)
 
 

@@ -39,7 +39,6 @@ METHOD: dict[str, Any] = {
             "task": "distill",
             "teacher": "teacher",
             "epochs": 1,
-            "weights": {"identity": 1.0, "triplet": 1.0, "tokens": 1.0, "logits": 1.0, "budget": 1.0},
         },
         "untrained": {"network": "dubbernet_visual", "epochs": 0},
     },

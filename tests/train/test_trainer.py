@@ -13,7 +13,7 @@ from pipeline.base.errors import TrainError
 from tests.train.tiny import CAMERAS, CLASSES, BatchLoader, batch, network, run_config
 from train.checkpoint import Checkpoints
 from train.tasks import Distill, Identify, Task
-from train.trainer import CHECK_STEPS, EpochLog, autocast, check_weights, choose_device, train
+from train.trainer import CHECK_STEPS, EpochLog, autocast, choose_device, loss_weights, train
 
 CPU = torch.device("cpu")
 
@@ -115,28 +115,18 @@ def test_metrics(whole):
     assert [record["lr"] for record in whole[1]] == pytest.approx([0.0068308, 0.004008, 0.0011852, 1.6e-5], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("weights_given", "message"),
-    [
-        ({"identity": 1.0}, "no weight for the term triplet;"),
-        ({"identity": 1.0, "triplet": 1.0, "centre": 1.0}, "no term for the weight centre;"),
-        ({"center": 1.0}, "no weight for the terms identity, triplet; no term for the weight center;"),
-    ],
-)
-def test_terms_and_weights_must_agree(weights_given, message):
-    with pytest.raises(TrainError, match=message):
-        check_weights(("identity", "triplet"), weights_given, "tiny.stages.visual.weights")
-    check_weights(("identity", "triplet"), {"triplet": 0.0, "identity": 1.0}, "")
+def test_weights_are_the_stages_else_the_methods_else_one():
+    run = run_config("student", weights={"tokens": 2.0, "logits": 3.0, "features": 9.0}, stages={"student": {"weights": {"logits": 0.0}}})
+    assert loss_weights(("identity", "tokens", "logits"), run) == {"identity": 1.0, "tokens": 2.0, "logits": 0.0}
 
 
-def test_disagreement_stops_before_the_first_step(tmp_path):
+def test_a_weight_without_a_term_stops_before_the_first_step(tmp_path):
     run = run_config("visual", stages={"visual": {"weights": {"budget": 1.0}}})
     task = Identify(network(run), run.settings)
-    loader = KillingLoader(1)
     with pytest.raises(
-        TrainError, match=r"tiny\.stages\.visual\.weights: no weight for the terms identity, triplet; no term for the weight budget"
+        TrainError, match=r"tiny\.stages\.visual\.weights: no term for the weight budget; the task has the terms identity, tri"
     ):
-        train(task, loader, run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+        train(task, KillingLoader(1), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
 
 
 def test_a_tap_that_is_not_there_stops_before_the_first_step(tmp_path):
@@ -210,10 +200,9 @@ def test_a_collapsed_mask_is_told_and_recorded(tmp_path, capsys):
 def test_l5_a_raw_mask_collapses_in_a_whole_training_and_says_so(tmp_path):
     """The task and the loop themselves, 300 steps of SGD at the rate of the defaults on random clips; normalized stays open."""
     remarks = {}
-    for mask, weights_given in (("raw", {}), ("normalized", {"budget": 1.0})):
-        weights_given |= {"identity": 1.0, "triplet": 1.0, "tokens": 1.0, "logits": 1.0}
+    for mask in ("raw", "normalized"):
         run = run_config("student", distill={"mask": mask}, schedule={"period": 100})
-        stage = replace(run.this, weights=weights_given, epochs=3)
+        stage = replace(run.this, epochs=3)
         task = Distill(network(run), run.settings, make(run.teacher, CLASSES, CAMERAS))
         done = train(task, BatchLoader(steps=100), replace(run, this=stage), device=CPU, metrics=tmp_path / mask, checkpoints=None)
         remarks[mask] = [len(record["remarks"]) for record in done]

@@ -33,7 +33,6 @@ METHOD: dict[str, Any] = {
             "task": "distill",
             "teacher": "teacher",
             "epochs": 4,
-            "weights": {"identity": 1.0, "triplet": 1.0, "tokens": 1.0, "logits": 1.0, "budget": 1.0},
         },
         "untrained": {"network": "dubbernet_student", "epochs": 0},
         "visual": {"network": "dubbernet_visual", "epochs": 4},

@@ -6,7 +6,9 @@ import csv
 import json
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from pipeline.base import tables
 from tests.conftest import REPOSITORY
@@ -76,6 +78,8 @@ def test_oracle_is_said_and_only_there(ablation):
 def test_weights_are_handed_on_unchanged(ablation):
     """A stage of 0 epochs that starts from another is that network."""
     folder = ablation / "runs/dubbernet_demo/demo-official/seed0"
+    first, then = (load_file(folder / stage / "model.safetensors") for stage in ("teacher", "teacher_in_silence"))
+    assert first.keys() == then.keys() and all(torch.equal(first[name], then[name]) for name in first)
     vectors = {stage: tables.read_meta(folder / stage / "embeddings.parquet") for stage in ("teacher_in_silence", "oracle_probe")}
     assert vectors["teacher_in_silence"]["companion"] == "audio_silence" and vectors["teacher_in_silence"]["trained_on"] == "audio"
     assert vectors["oracle_probe"]["companion"] == "audio_oracle" and vectors["oracle_probe"]["oracle"] is True

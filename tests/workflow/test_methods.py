@@ -1,4 +1,4 @@
-"""Every method of workflow/config can be trained: each stage has its network, its teacher's taps and a weight for every term."""
+"""Every method of workflow/config can be trained: main stages, and all that an ablation asks for, fit their networks and teachers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.base.errors import TrainError
 from pipeline.resolve_config import Sections, resolve
 from tests.conftest import REPOSITORY
 from train.tasks import TASKS
-from train.trainer import check_weights
+from train.trainer import loss_weights
 
 
 @cache
@@ -58,21 +58,20 @@ def test_a_stage_can_be_trained(name, stage):
     run = resolve(sections, method=name, dataset=dataset, split="official", seed=0, stage=stage)
     teacher = network_of(run.teacher) if run.teacher else None
     task = TASKS[run.this.task](network_of(run), run.settings, teacher)
-    check_weights(task.names, run.this.weights, stage)
+    assert set(loss_weights(task.names, run)) == set(task.names)
     heard = task.model.hears or bool(teacher and teacher.hears)
     assert heard == (run.this.hears or bool(run.teacher and run.teacher.this.hears))
     if teacher:
         assert len(run.settings.model.fusion_after_blocks) == len(run.teacher.settings.model.fusion_after_blocks)
 
 
-def test_a_forgotten_weight_is_found():
-    method = settings().methods["dubbernet"]
-    bare = merge(plain(method), {"distill": {"logits": "both"}})  # a term 'features' that nobody weighs
-    sections = Sections(method=build(MethodConfig, bare), dataset=settings().datasets["mars"], companions=settings().companions)
+def test_a_weight_of_a_term_that_is_not_there_is_found():
+    method = merge(plain(settings().methods["dubbernet"]), {"stages": {"student": {"weights": {"features": 1}}}})
+    sections = Sections(method=build(MethodConfig, method), dataset=settings().datasets["mars"], companions=settings().companions)
     run = resolve(sections, method="dubbernet", dataset="mars", split="official", seed=0, stage="student")
     task = TASKS["distill"](network_of(run), run.settings, network_of(run.teacher))
-    with pytest.raises(TrainError, match="no weight for the term features"):
-        check_weights(task.names, run.this.weights, "student")
+    with pytest.raises(TrainError, match="no term for the weight features"):
+        loss_weights(task.names, run)
 
 
 def test_every_switch_of_the_method_has_a_value_here():

@@ -45,11 +45,11 @@ def planned(folder, *words):
 
 
 def test_an_ablation_shares_frames_teachers_and_shards(tmp_path):
-    """17 trainings per seed (2 without a teacher, 6 teachers, 9 students) and 2 that only hear something else at test."""
+    """19 trainings per seed (2 without a teacher, 7 teachers, 10 students) and 2 that only hear something else at test."""
     counted = planned(tmp_path, "--", "ablate_dubbernet_mars")
     assert counted["encode_frames"] == 96
-    assert counted["encode_companion"] == counted["pack_shard"] == 5 * 96
-    assert counted["fit"] == 3 * (17 + 2) and counted["score"] == 3 * 13 and counted["ablation"] == 1
+    assert counted["encode_companion"] == counted["pack_shard"] == 6 * 96
+    assert counted["fit"] == 3 * (19 + 2) and counted["score"] == 3 * 15 and counted["ablation"] == 1
 
 
 def test_test_identities_are_dubbed_for_oracle_targets_only(tmp_path):

@@ -36,7 +36,7 @@ ABLATION: dict[str, Any] = {
 def test_small_settings_are_sound():
     settings = build(Settings, SMALL)
     assert settings.methods["dubbernet"].model.width == 768
-    assert settings.methods["dubbernet"].stages["teacher"].weights == {"identity": 1.0, "triplet": 1.0}
+    assert settings.methods["dubbernet"].stages["teacher"].weights == {}
     assert build(Settings, merge(SMALL, {"ablations": {"a": ABLATION}})).ablations["a"].seeds == (0, 1, 2)
 
 
