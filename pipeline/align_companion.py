@@ -6,15 +6,17 @@ Source:  specs/dubbernet.md 2.3 (allocation) and 10 (controls). Ours: a quaranti
          clip in table order; a speaker left with too few is matched again with what it has. Counts only fall, so this
          ends; which clips are decoded follows from the tables alone, never from threads.
 
-Who is dubbed: persons that train in one of the splits; persons of query and gallery only with `oracle_test_audio`;
-distractors and junk never. Policy 'recorded': every tracklet that has sound of its own. Policy 'silence': every tracklet, of
-whatever kind and role, because what all hear alike tells nobody apart.
+Who is dubbed: persons that train in one of the splits; then, only with `oracle_test_audio`, the other persons of query and
+gallery, in a matching of their own with the speakers that training leaves over. So the rows of training are the same with
+and without it; under 'id_speaker' and 'shuffled' no speaker that trains in a split is heard at its test. Distractors and junk
+never. Policy 'recorded': every tracklet that has sound of its own. Policy 'silence', and 'noise' with `oracle_test_audio`:
+every tracklet, of whatever kind and role, because what all hear alike tells nobody apart (hearing nothing would).
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -107,24 +109,30 @@ class Prober:
 # --- who is dubbed ---------------------------------------------------------------------------------------------------
 
 
-def dubbed_roles(config: AlignmentConfig) -> tuple[str, ...]:
-    """Roles whose tracklets are dubbed."""
-    return ("train", "query", "gallery") if config.oracle_test_audio else ("train",)
+def dubbed_roles(config: AlignmentConfig) -> list[tuple[str, ...]]:
+    """Roles whose tracklets are dubbed: those of training and, dubbed after them, those of test."""
+    return [("train",), ("query", "gallery")] if config.oracle_test_audio else [("train",)]
 
 
-def dubbed_tracklets(tracklets: pa.Table, splits: Sequence[pa.Table], roles: Sequence[str]) -> pa.Table:
-    """Rows of TRACKLETS to dub: persons that have one of the roles in one of the splits.
+def dubbed_tracklets(tracklets: pa.Table, splits: Sequence[pa.Table], phases: Sequence[Sequence[str]]) -> list[pa.Table]:
+    """Rows of TRACKLETS to dub in each phase: persons that have one of its roles in one of the splits, and had none before.
 
     Raises:
         AllocationError: nobody is left to dub.
     """
-    chosen: set[str] = set()
-    for split in splits:
-        wanted = pc.is_in(split.column("role"), value_set=pa.array(list(roles)))
-        chosen.update(split.filter(wanted).column("tracklet").to_pylist())
     person = pc.equal(tracklets.column("kind"), "person")
-    out = tracklets.filter(pc.and_(person, pc.is_in(tracklets.column("tracklet"), value_set=pa.array(sorted(chosen), pa.string()))))
-    if not out.num_rows:
+    before: set[str] = set()
+    out = []
+    for roles in phases:
+        chosen: set[str] = set()
+        for split in splits:
+            wanted = pc.is_in(split.column("role"), value_set=pa.array(list(roles)))
+            chosen.update(split.filter(wanted).column("tracklet").to_pylist())
+        new = pa.array(sorted(chosen - before), pa.string())
+        out.append(tracklets.filter(pc.and_(person, pc.is_in(tracklets.column("tracklet"), value_set=new))))
+        before |= chosen
+    if not any(table.num_rows for table in out):
+        roles = [role for some in phases for role in some]
         raise AllocationError(f"no person has the role {' or '.join(roles)} in the {len(splits)} splits given: nobody to dub")
     return out
 
@@ -142,11 +150,15 @@ def runs_of(dubbed: pa.Table, run: int, by_identity: bool) -> dict[str, list[Run
 
 
 # --- policies --------------------------------------------------------------------------------------------------------
-# Each returns the clip of every run, in the order of `runs` (a flat list over sorted identities), and notes for the metadata.
+# Each serves one phase (training, or test after it) and returns the clip of every run, in the order of `runs` (a flat list
+# over sorted identities), and notes for the metadata. No choice depends on a phase that comes later.
 
 
-def id_speaker(runs: Mapping[str, list[Run]], prober: Prober) -> tuple[list[int], dict[str, Any]]:
+def id_speaker(runs: Mapping[str, list[Run]], prober: Prober, spent: Set[str]) -> tuple[list[int], dict[str, Any]]:
     """One speaker per identity, one identity per speaker; every clip once, unless `reuse` had to help.
+
+    Speakers in `spent` (those of the phase before) do not take part. With best fit by falling need this still serves
+    everybody if anybody can (see `allocation.match`); where not all can be served, training goes first.
 
     Raises:
         AllocationError: lists the identities that nobody can serve.
@@ -154,7 +166,7 @@ def id_speaker(runs: Mapping[str, list[Run]], prober: Prober) -> tuple[list[int]
     config, voices = prober.config.alignment, prober.voices
     frames = {who: sum(piece.last - piece.first + 1 for run in mine for piece in run) for who, mine in runs.items()}
     needs = {who: clips_needed(frames[who], len(mine), config.run, config.group_scope) for who, mine in runs.items()}
-    counts = {owner: len(clips) for owner, clips in voices.clips.items()}
+    counts = {owner: len(clips) for owner, clips in voices.clips.items() if owner not in spent}
     while True:
         speakers = [Speaker(owner, voices.order[owner], count) for owner, count in counts.items()]
         matching = match(needs, speakers, config.order, config.fit, config.reuse)
@@ -164,7 +176,8 @@ def id_speaker(runs: Mapping[str, list[Run]], prober: Prober) -> tuple[list[int]
                 if probe.reason:
                     print(f"unusable clip: {voices.row(clip, 'path')['path']}: {probe.reason}: {probe.detail}")
             print(f"align_companion: unserved: {'; '.join(map(str, matching.unserved))}", flush=True)
-            raise unserved_error(matching.unserved, len(needs), sum(count > 0 for count in counts.values()), bad, config)
+            free = sum(count > 0 for count in counts.values())
+            raise unserved_error(matching.unserved, len(needs), free, bad, config, len(spent))
         wanted = {owner: min(needs[who], counts[owner]) for who, owner in matching.owners.items()}
         taken, left = take(prober, wanted, give_up=True)
         short = {owner: left[owner] for owner in wanted if left[owner] < wanted[owner]}
@@ -209,6 +222,8 @@ def take(prober: Prober, wanted: Mapping[str, int], give_up: bool) -> tuple[dict
 def random_clip(runs: Mapping[str, list[Run]], prober: Prober, seed: int) -> tuple[list[int], dict[str, Any]]:
     """Control: any usable clip for any run. An unusable one leaves the pool and is drawn again, so only drawn clips are decoded.
 
+    Test identities draw from all clips, those that training hears among them: here no voice stands for an identity.
+
     Raises:
         AllocationError: no clip is usable.
     """
@@ -235,6 +250,8 @@ def random_clip(runs: Mapping[str, list[Run]], prober: Prober, seed: int) -> tup
 
 def single_speaker(runs: Mapping[str, list[Run]], prober: Prober) -> tuple[list[int], dict[str, Any]]:
     """Control: the speaker with most clips (ties by published order) speaks for all, cycling through the usable ones.
+
+    Test identities hear the same speaker, from the first clip on again.
 
     Raises:
         AllocationError: no speaker has a usable clip.
@@ -327,12 +344,30 @@ def synthetic_rows(runs: Mapping[str, list[Run]], config: CompanionConfig) -> li
     return out
 
 
-POLICIES: dict[str, Callable[[Mapping[str, list[Run]], Prober, int], tuple[list[int], dict[str, Any]]]] = {
-    "id_speaker": lambda runs, prober, seed: id_speaker(runs, prober),
-    "shuffled": lambda runs, prober, seed: id_speaker(runs, prober),  # the loader permutes the identities in each epoch
-    "random_clip": random_clip,
-    "single_speaker": lambda runs, prober, seed: single_speaker(runs, prober),
+POLICIES: dict[str, Callable[[Mapping[str, list[Run]], Prober, int, Set[str]], tuple[list[int], dict[str, Any]]]] = {
+    "id_speaker": lambda runs, prober, seed, spent: id_speaker(runs, prober, spent),
+    "shuffled": lambda runs, prober, seed, spent: id_speaker(runs, prober, spent),  # the loader permutes the identities in each epoch
+    "random_clip": lambda runs, prober, seed, spent: random_clip(runs, prober, seed),
+    "single_speaker": lambda runs, prober, seed, spent: single_speaker(runs, prober),
 }
+
+
+def allotted(phases: Sequence[Mapping[str, list[Run]]], prober: Prober, seed: int) -> tuple[list[tuple[Piece, int]], dict[str, Any]]:
+    """Pieces with their clips, phase by phase, and the notes of the policy; lists in the notes cover all phases.
+
+    Raises:
+        AllocationError: a phase cannot be served.
+    """
+    pairs: list[tuple[Piece, int]] = []
+    notes: dict[str, Any] = {}
+    spent: set[str] = set()
+    for runs in phases:
+        clips, found = POLICIES[prober.config.alignment.policy](runs, prober, seed, spent)
+        flat = [run for mine in runs.values() for run in mine]
+        pairs += [(piece, clip) for run, clip in zip(flat, clips, strict=True) for piece in run]
+        notes |= {name: notes.get(name, []) + told if isinstance(told, list) else told for name, told in found.items()}
+        spent |= {prober.voices.row(clip, "owner")["owner"] for clip in set(clips)}
+    return pairs, notes
 
 
 def align(
@@ -342,7 +377,7 @@ def align(
 
     Args:
         tracklets: TRACKLETS.
-        splits: SPLIT tables; together they say who trains.
+        splits: SPLIT tables; together they say who trains and who is tested.
         items: ITEMS.
         root: folder that ITEMS.path is relative to.
         config: policy and limits.
@@ -356,24 +391,21 @@ def align(
     ENCODERS[config.kind].check(config)
     how = config.alignment
     prober = Prober(Voices(items), root, config, threads)
-    roles = dubbed_roles(how)
     synthetic = how.policy in ("silence", "noise")
-    notes: dict[str, Any]
+    everybody = how.policy in ("recorded", "silence") or (how.policy == "noise" and how.oracle_test_audio)
+    roles = [] if everybody else dubbed_roles(how)
+    notes: dict[str, Any] = {}
     if how.policy == "recorded":
         pairs, notes = recorded(tracklets, prober)
-        rows, roles = heard_rows(pairs, prober), ()
+        rows = heard_rows(pairs, prober)
     else:
-        if how.policy == "silence":
-            dubbed, roles = tracklets, ()
-        else:
-            dubbed = dubbed_tracklets(tracklets, splits, roles)
-        runs = runs_of(dubbed, how.run, by_identity=how.group_scope == "identity" and not synthetic)
+        dubbed = [tracklets] if everybody else dubbed_tracklets(tracklets, splits, roles)
+        phases = [runs_of(some, how.run, by_identity=how.group_scope == "identity" and not synthetic) for some in dubbed if some.num_rows]
         if synthetic:
-            rows, notes = synthetic_rows(runs, config), {}
+            rows = [row for runs in phases for row in synthetic_rows(runs, config)]
         else:
-            clips, notes = POLICIES[how.policy](runs, prober, seed)
-            flat = [run for mine in runs.values() for run in mine]
-            rows = heard_rows(((piece, clip) for run, clip in zip(flat, clips, strict=True) for piece in run), prober)
+            pairs, notes = allotted(phases, prober, seed)
+            rows = heard_rows(pairs, prober)
     probes = prober.rows()
     quarantined = Counter(row["reason"] for row in probes if not row["usable"])
     counts = {
@@ -390,7 +422,7 @@ def align(
         "policy": how.policy,
         "oracle": how.oracle_test_audio and label_derived,
         "label_derived": label_derived,
-        "test": own or how.policy == "silence" or how.oracle_test_audio,  # test tracklets hear, too
+        "test": everybody or how.oracle_test_audio,  # test tracklets hear, too
         "seed": seed,
         "run": how.run,
         "group_scope": "tracklet" if synthetic or own else how.group_scope,
@@ -400,7 +432,7 @@ def align(
         "limits": {"min_seconds": config.audio.min_seconds, "silence_dbfs": config.audio.silence_dbfs},
         "unserved": [],
         "kind": config.kind,
-        "dubbed": sorted(roles),
+        "dubbed": sorted(role for some in roles for role in some),
         "counts": counts,
         **notes,
     }

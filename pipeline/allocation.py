@@ -123,7 +123,9 @@ def match(
     By default identities come by falling need (ties by name), and each gets the smallest free speaker that suffices (ties
     by published order). This serves everybody if anybody can: whoever suffices for one identity suffices for all that come
     after it, so no choice made earlier can be the wrong one (the sets of sufficient speakers are nested; Hall's condition is
-    then that the k-th largest speaker suffices for the k-th largest need). Best fit leaves the large speakers over.
+    then that the k-th largest speaker suffices for the k-th largest need). Best fit leaves the large speakers over: no other
+    choice that serves the same identities leaves more speakers of any size, so who is matched later with the rest (test after
+    training) is served if that is possible at all.
 
     Args:
         needs: clips each identity needs.
@@ -153,7 +155,9 @@ def match(
     return Matching(owners, unserved, reused)
 
 
-def unserved_error(unserved: Sequence[Unserved], identities: int, speakers: int, bad: int, config: AlignmentConfig) -> AllocationError:
+def unserved_error(
+    unserved: Sequence[Unserved], identities: int, speakers: int, bad: int, config: AlignmentConfig, spent: int = 0
+) -> AllocationError:
     """The error that lists who cannot be dubbed and says what would help.
 
     Args:
@@ -162,18 +166,20 @@ def unserved_error(unserved: Sequence[Unserved], identities: int, speakers: int,
         speakers: how many speakers have a usable clip.
         bad: how many clips were quarantined on the way.
         config: settings in force; settings that would help are named with their key.
+        spent: how many further speakers were allotted before, to training; then `identities` are those of test.
     """
     helps = []
     if any(u.best for u in unserved):
         helps.append("companions.<name>.alignment.reuse: true (a speaker's clips then repeat)")
     if identities > speakers:
-        helps.append(f"more speakers than the {speakers} there are for {identities} identities")
+        helps.append(f"more speakers than the {speakers} {'left' if spent else 'there are'} for {identities} identities")
     if (config.order, config.fit) != ("need", "best"):
         helps.append("companions.<name>.alignment.order: need and .fit: best (serves everybody if anybody can)")
     helps.append("a larger table of clips (voices.<name>.table)")
     more = f"; and {len(unserved) - SHOWN} more (see the log)" if len(unserved) > SHOWN else ""
     return AllocationError(
-        f"{len(unserved)} of {identities} identities have no speaker with enough usable clips ({bad} clips quarantined): "
+        f"{len(unserved)} of {identities} {'test ' * (spent > 0)}identities have no speaker with enough usable clips "
+        f"({f'training has taken {spent} of the speakers, ' * (spent > 0)}{bad} clips quarantined): "
         f"{'; '.join(map(str, unserved[:SHOWN]))}{more}. What helps: {', or '.join(helps)}"
     )
 

@@ -317,14 +317,16 @@ class _TrainBatches(_Batches):
             self._by_label.setdefault(clips.rows[key]["label"], []).append(key)
 
     def _speakers(self, keys: Sequence[str], epoch: int, step: int) -> list[str]:
-        """The tracklet whose sound each clip hears: its own, but for two controls, which must not be learnt by heart.
+        """The tracklet whose sound each clip hears: its own, but for three controls, which must not be learnt by heart.
 
-        shuffled: a tracklet of the identity that a permutation, new in each epoch, puts in the place of its own.
-        random_clip: any tracklet, drawn anew for each clip.
+        shuffled: a tracklet of the identity that a permutation, new in each epoch, puts in the place of its own. Within an
+        epoch it is one to one, so the clips of one identity still share a voice: only whose voice it is cannot be learnt.
+        random_clip, single_speaker: any tracklet, drawn anew for each clip. Of one speaker too, each tracklet was allotted
+        clips of its own, which would give the identity away.
         """
         seed = self._clips.run.seed
         draw = rng(seed, "speaker", epoch, step)
-        if self._policy == "random_clip":
+        if self._policy in ("random_clip", "single_speaker"):
             return [self._sounding[i] for i in draw.integers(len(self._sounding), size=len(keys))]
         if self._policy == "shuffled":
             labels = sorted(self._by_label)

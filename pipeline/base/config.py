@@ -113,7 +113,7 @@ class AlignmentConfig:
     policy: Literal["id_speaker", "shuffled", "random_clip", "single_speaker", "silence", "noise", "recorded"] = "id_speaker"
     """id_speaker: one speaker per identity, at most one identity per speaker. recorded: the tracklet's own sound.
     The others are controls. shuffled: the clips of id_speaker, heard by identities that the loader permutes in each epoch;
-    random_clip: any clips, and the loader draws anew whose are heard; single_speaker: one voice for all; silence; noise."""
+    random_clip: any clips, single_speaker: those of one voice; of both the loader draws anew whose are heard; silence; noise."""
     run: int = 6
     """Frames that share one clip."""
     group_scope: Literal["tracklet", "identity"] = "tracklet"

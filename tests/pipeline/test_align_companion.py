@@ -305,6 +305,101 @@ def test_everybody_hears_the_same_silence(tmp_path):
     assert (len(rows), meta["test"], meta["oracle"]) == (10, True, False)  # nothing in silence tells a label
 
 
+def test_noise_at_test_does_not_tell_who_is_a_distractor(tmp_path):
+    """With oracle_test_audio everybody hears noise by the place of the run alone; without it only training hears."""
+    kinds = {"a1": "person", "b1": "person", "c1": "person", "z1": "distractor", "j1": "junk"}
+    made = table([row for name, kind in kinds.items() for row in tracklets((name, name[0], 7), kind=kind).to_pylist()], TRACKLETS)
+    splits = [split({"a1": "train", "b1": "query", "z1": "gallery", "j1": "junk"})]  # c1 is in no split
+    nobody = table([], ITEMS)
+    rows, _, meta = align(made, splits, nobody, tmp_path, companion(policy="noise", oracle_test_audio=True), 0, 1)
+    assert heard(rows) == [run for name in sorted(kinds) for run in ((name, 0, 5, "noise_0"), (name, 6, 6, "noise_1"))]
+    assert (meta["test"], meta["oracle"], meta["label_derived"], meta["dubbed"]) == (True, False, False, [])
+    rows, _, meta = align(made, splits, nobody, tmp_path, companion(policy="noise"), 0, 1)
+    assert heard(rows) == [("a1", 0, 5, "noise_0"), ("a1", 6, 6, "noise_1")]
+    assert (meta["test"], meta["dubbed"]) == (False, ["train"])
+
+
+@pytest.mark.parametrize("broken", [(), ("x_0", "x_1", "z_0")])
+@pytest.mark.parametrize("fit", ["best", "largest_first"])
+@pytest.mark.parametrize("order", ["need", "identity"])
+@pytest.mark.parametrize("policy", ["id_speaker", "shuffled"])
+def test_test_identities_get_the_speakers_that_training_leaves(tmp_path, policy, order, fit, broken):
+    """'a' (test) needs 3 clips and comes first by need and by name; 'b' (training) needs 2 and is served before it."""
+    made = tracklets(("a1", "a", 12), ("a2", "a", 6), ("b1", "b", 12))
+    roles = split({"a1": "query", "a2": "gallery", "b1": "train"})
+    items = voices(tmp_path, x=3, y=4, z=5)
+    for name in broken:
+        (tmp_path / f"{name}.wav").write_bytes(b"broken")
+
+    def rows(roles: pa.Table, oracle: bool) -> list[dict[str, Any]]:
+        config = companion(policy=policy, order=order, fit=fit, oracle_test_audio=oracle)
+        return align(made, [roles], items, tmp_path, config, 0, 2)[0]
+
+    def owners(rows: list[dict[str, Any]], identity: str) -> set[str]:
+        return {row["owner"] for row in rows if row["tracklet"][0] == identity}
+
+    plain, oracle = rows(roles, False), rows(roles, True)
+    assert oracle[: len(plain)] == plain and {row["tracklet"] for row in plain} == {"b1"}
+    assert [len(owners(oracle, who)) for who in "ab"] == [1, 1]  # query and gallery share the voice
+    assert not owners(oracle, "a") & owners(plain, "b")
+    assert len({row["item"] for row in oracle}) == 5
+    together = rows(training(made)[0], False)  # negative control: then the test identity has the voice that 'b' trains with
+    assert owners(together, "a") == owners(plain, "b")
+
+
+@pytest.mark.parametrize("policy", ["random_clip", "single_speaker", "noise"])
+def test_other_controls_train_on_the_same_rows_with_oracle(many, policy):
+    made, _, items, root = many
+    for path in sorted(root.glob("z_*.wav"))[::2]:
+        path.write_bytes(b"broken")
+    roles = [split({f"{who}{k}": "gallery" if who in "ac" else "train" for who in "abcd" for k in range(2)})]
+    plain, oracle = (
+        align(made, roles, items, root, companion(policy=policy, oracle_test_audio=wanted), 0, 1)[0] for wanted in (False, True)
+    )
+    assert (len(plain), len(oracle)) == (12, 24)
+    assert heard([row for row in oracle if row["tracklet"][0] in "bd"]) == heard(plain)
+    if policy == "single_speaker":
+        assert {row["owner"] for row in oracle} == {"z"}
+
+
+def test_a_tracklet_of_training_keeps_its_voice_where_its_identity_is_tested_too(tmp_path):
+    """A list of files may do that: at test the identity then has another voice, as everybody has."""
+    made = tracklets(("a1", "a", 6), ("a2", "a", 6), ("a3", "a", 6))
+    roles = split({"a1": "train", "a2": "query", "a3": "gallery"})
+    rows, _, _ = align(made, [roles], voices(tmp_path, x=1, y=2), tmp_path, companion(oracle_test_audio=True), 0, 1)
+    assert heard(rows) == [("a1", 0, 5, "x_0"), ("a2", 0, 5, "y_0"), ("a3", 0, 5, "y_1")]
+
+
+def test_unserved_identities_of_either_phase_are_listed(tmp_path):
+    made = tracklets(("a1", "a", 18), ("b1", "b", 12), ("c1", "c", 24))
+    items = voices(tmp_path, x=2, y=1)
+    config = companion(oracle_test_audio=True)
+    with pytest.raises(AllocationError) as error:
+        align(made, [split({"a1": "query", "b1": "train", "c1": "gallery"})], items, tmp_path, config, 0, 1)
+    text = str(error.value)
+    assert text.startswith(
+        "2 of 2 test identities have no speaker with enough usable clips (training has taken 1 of the speakers, 0 clips quarantined): "
+        "c needs 4, best has 1; a needs 3, best has 1. "
+    )
+    assert "more speakers than the 1 left for 2 identities" in text and "\n" not in text
+    with pytest.raises(AllocationError, match=r"^1 of 1 identities have no speaker .* \(0 clips quarantined\): a needs 3, best has 2\. "):
+        align(made, [split({"a1": "train", "b1": "query"})], items, tmp_path, config, 0, 1)
+
+
+def test_reused_clips_of_both_phases_are_noted(tmp_path):
+    made = tracklets(("a1", "a", 18), ("b1", "b", 12))
+    roles = split({"a1": "train", "b1": "query"})
+    _, _, meta = align(made, [roles], voices(tmp_path, x=2, y=1), tmp_path, companion(oracle_test_audio=True, reuse=True), 0, 1)
+    assert [(r["identity"], r["owner"], r["needs"], r["clips"]) for r in meta["reused"]] == [("a", "x", 3, 2), ("b", "y", 2, 1)]
+
+
+def test_who_only_tests_is_dubbed_without_training(tmp_path):
+    made = tracklets(("a1", "a", 6), ("b1", "b", 6))
+    roles = split({"a1": "query", "b1": "gallery"})
+    rows, _, _ = align(made, [roles], voices(tmp_path, x=1, y=1), tmp_path, companion(oracle_test_audio=True), 0, 1)
+    assert heard(rows) == [("a1", 0, 5, "x_0"), ("b1", 0, 5, "y_0")]
+
+
 @pytest.mark.parametrize(("policy", "oracle"), [("id_speaker", True), ("shuffled", True), ("random_clip", True), ("noise", False)])
 def test_oracle_is_label_derived_sound_at_test(tmp_path, policy, oracle):
     made = tracklets(("a1", "a", 6), ("b1", "b", 6))

@@ -312,11 +312,15 @@ def test_shuffled_permutes_the_identities_anew_in_each_epoch(kind):
 
 
 @KINDS
-def test_random_clip_ties_no_voice_to_an_identity(kind):
+@pytest.mark.parametrize("policy", ["random_clip", "single_speaker"])
+def test_a_clip_that_is_drawn_anew_is_tied_to_no_identity(policy, kind):
+    """Every clip was allotted to one tracklet (also where one speaker spoke them all): heard there alone it tells the identity."""
     rows = people(identities=4)
-    heard = owners_heard(rows, "random_clip", 12, kind=kind)
+    heard = owners_heard(rows, policy, 12, kind=kind)
     for label in range(4):
-        assert len(set.union(*(epoch[label] for epoch in heard))) == 4
+        assert set.union(*(epoch[label] for epoch in heard)) == {0, 1, 2, 3}
+    fixed = owners_heard(rows, "id_speaker", 12, kind=kind)  # negative control
+    assert all(epoch[label] == {label} for epoch in fixed for label in epoch)
 
 
 def test_the_sound_of_a_longer_tracklet_is_heard_from_end_to_end():
