@@ -144,10 +144,16 @@ def embeddings(vectors: Vectors, split: pa.Table, index: pa.Table, modality: str
     )
 
 
+def full_precision() -> None:
+    """No TF32, neither in matrix products nor in convolutions: features are float32 on every device."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def embed(run: RunConfig, weights: str, store: Store, split: pa.Table, batch_frames: int, workers: int) -> tuple[pa.Table, dict[str, Any]]:
     """All test tracklets of a split as EMBEDDINGS, and the table's meta data."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_float32_matmul_precision("highest")  # no TF32: features are float32 on every device
+    full_precision()
     network, trained = network_of(run, weights, device)
     loader = DenseLoader(store, split, ROLES, run, network.hears, workers, batch_frames)
     vectors = tracklet_vectors(network, loader, device)

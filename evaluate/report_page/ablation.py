@@ -1,4 +1,4 @@
-"""The table of an ablation: stages of one method over the same splits and seeds, each compared with one of them run by run.
+"""The table of an ablation: stages of one method over the same splits and seeds, each compared with another run by run.
 
 In:      Inputs with an Ablation.   Out: :class:`Comparison`, and the same as Markdown and CSV.
 Source:  specs/dubbernet.md sections 7.4 and 10. Ours: differences are paired over (split, seed), because what an easy split
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluate.report_page.inputs import Ablation, Inputs, Run
@@ -25,7 +26,7 @@ from evaluate.report_page.summary import (
     score_row,
 )
 from pipeline.base.config import CompanionConfig
-from pipeline.base.errors import ScoreError
+from pipeline.base.errors import ScoreError, did_you_mean
 
 SHOWN = ("R1", "R5", "mAP", "mINP")
 COMPARED = ("mAP", "R1")
@@ -51,7 +52,7 @@ def signed(fraction: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A score minus that of the reference, over pairs of runs; in fractions."""
+    """A score minus that of the row it is compared with, over pairs of runs; in fractions."""
 
     over: Mean
     same_sign: int
@@ -86,8 +87,10 @@ class Line:
     """In order of split and seed, the same for every line."""
     single: dict[str, list[float | None]]
     """By metric: the score of each run."""
+    against: int | None
+    """Number of the row it is compared with; None for the reference itself and where label-derived audio was heard at test."""
     differences: dict[str, Difference] | None
-    """By metric of COMPARED; None for the reference itself and where label-derived audio was heard at test."""
+    """By metric of COMPARED; None where `against` is."""
     remarks: str | None
     """What the training log remarks, in one sentence."""
 
@@ -129,6 +132,18 @@ class Comparison:
         over = "valid queries" if row.averaged_over == "valid" else "all queries"
         return f"gallery {row.gallery} · {row.valid}/{row.queries} queries valid · {AP_NAMES[row.ap]} · mean over {over} · {self.sample}"
 
+    @property
+    def reference(self) -> Line:
+        """The row that others are compared with where nothing else is said."""
+        return next(line for line in self.lines if line.stage == self.about.reference)
+
+    @property
+    def delta(self) -> str:
+        """What the differences are to, in one sentence."""
+        others = [line for line in self.lines if line.against not in (None, self.reference.number)]
+        told = "".join(f"; row {line.number}: to row {line.against}" for line in others)
+        return f"Δ: difference to row {self.reference.number} in points{told}."
+
 
 def _count(what: str, of: Sequence[object]) -> str:
     return f"{len(of)} {what}{'s' if len(of) > 1 else ''}"
@@ -138,7 +153,8 @@ def compare(inputs: Inputs) -> Comparison | None:
     """The ablation of `inputs`, or None.
 
     Raises:
-        ScoreError: a stage lacks the score of a run, stages were scored by different rules, or the reference is oracle.
+        ScoreError: a stage lacks the score of a run, stages were scored by different rules, or one would be compared with itself,
+            or with one that heard label-derived audio at test.
     """
     about = inputs.ablation
     if about is None:
@@ -160,15 +176,24 @@ def compare(inputs: Inputs) -> Comparison | None:
                 f"ablation {about.name}: '{stage}' was scored with {row.rule}, the reference '{about.reference}' with {reference.rule}; "
                 "score them by one protocol on the same splits"
             )
-    base = _single(runs[about.reference], protocol)
-    lines = []
-    for number, stage in enumerate(sorted(about.rows, key=lambda stage: rows[stage].oracle), 1):  # else in the order given
-        single = _single(runs[stage], protocol)
-        differences = None
-        if stage != about.reference and not rows[stage].oracle:
-            differences = {name: difference(single[name], base[name]) for name in COMPARED}
-        training = _training(inputs, about, stage)
-        lines.append(Line(number, stage, about.rows[stage], training, rows[stage], runs[stage], single, differences, _remarks(runs[stage])))
+    single = {stage: _single(found, protocol) for stage, found in runs.items()}
+    partner = _partners(about, rows)
+    numbers = {stage: i for i, stage in enumerate(sorted(rows, key=lambda stage: rows[stage].oracle), 1)}  # else in the order given
+    lines = [
+        Line(
+            number=number,
+            stage=stage,
+            words=about.rows[stage],
+            training=_training(inputs, about, stage),
+            score=rows[stage],
+            runs=runs[stage],
+            single=single[stage],
+            against=numbers[partner[stage]] if stage in partner else None,
+            differences=_differences(single[stage], single[partner[stage]]) if stage in partner else None,
+            remarks=_remarks(runs[stage]),
+        )
+        for stage, number in numbers.items()
+    ]
     method = inputs.method(about.method)
     learned = {method.companion_of(stage) for row in about.rows for stage in method.needed(row) if method.stages[stage].hears}
     return Comparison(
@@ -178,6 +203,27 @@ def compare(inputs: Inputs) -> Comparison | None:
         [line for line in lines if line.score.oracle],
         any(inputs.companion(name).alignment.policy not in UNLABELLED for name in learned),
     )
+
+
+def _partners(about: Ablation, rows: Mapping[str, ScoreRow]) -> dict[str, str]:
+    """By stage that is compared: the stage it is compared with.
+
+    Raises:
+        ScoreError: `against` names no row, a row twice, or one that heard label-derived audio at test.
+    """
+    for stage, other in about.against.items():
+        for name in (stage, other):
+            if name not in rows:
+                raise ScoreError(f"ablation {about.name}: against: '{name}' is not in rows{did_you_mean(name, rows)}")
+            if rows[name].oracle:
+                raise ScoreError(
+                    f"ablation {about.name}: against: '{stage}' with '{other}', but '{name}' heard label-derived audio at test, and nothing "
+                    "may be compared with that; take the pair out"
+                )
+        if stage == other:
+            raise ScoreError(f"ablation {about.name}: against: '{stage}' is compared with itself; name another")
+    compared = [stage for stage, row in rows.items() if not row.oracle and (stage != about.reference or stage in about.against)]
+    return {stage: about.against.get(stage, about.reference) for stage in compared}
 
 
 def _runs(inputs: Inputs, about: Ablation, stage: str, protocol: str) -> list[Run]:
@@ -206,12 +252,16 @@ def _single(runs: Sequence[Run], protocol: str) -> dict[str, list[float | None]]
 
 
 def difference(values: Sequence[float | None], base: Sequence[float | None]) -> Difference:
-    """Score minus reference, pair by pair; undefined where one of them is."""
+    """Score minus base, pair by pair; undefined where one of them is."""
     pairs = [None if a is None or b is None else a - b for a, b in zip(values, base, strict=True)]
     known = [value for value in pairs if value is not None]
     agree = len(known) == len(pairs) > 1
     sign = 1 if agree and min(known) > 0 else -1 if agree and max(known) < 0 else 0
     return Difference(mean_of(pairs), sign)
+
+
+def _differences(single: Mapping[str, Sequence[float | None]], base: Mapping[str, Sequence[float | None]]) -> dict[str, Difference]:
+    return {name: difference(single[name], base[name]) for name in COMPARED}
 
 
 def _training(inputs: Inputs, about: Ablation, stage: str) -> str:
@@ -247,20 +297,13 @@ def _remarks(runs: Sequence[Run]) -> str | None:
 
 def cautions(found: Comparison) -> list[str]:
     """What such a table can and cannot show."""
-    out = []
-    if found.pairs > 1:
-        chance = 100 * 0.5 ** (found.pairs - 1)
-        compared = [line for line in found.lines if line.differences]
+    out = _scatter(found)
+    if any(count > 1 for count in Counter(line.against for line in found.lines if line.against).values()):
+        marks = ", and their marks come together" if found.pairs > 1 else ""
         out.append(
-            f"± is the sample standard deviation over {found.pairs} runs, of differences over as many pairs (same split, same seed). It says how "
-            "far trainings scatter. It is no confidence interval over people: other persons and other cameras were not tried."
+            "Rows that are compared with the same row share its runs. Where those are low or high by chance, all differences to it are "
+            f"shifted alike{marks}: they are not independent of each other."
         )
-        out.append(
-            f"{ABOVE} or {BELOW}: above or below the reference in every pair. A row that does not differ at all would earn a mark in "
-            f"{chance:.2g} % of cases by chance, and {_count('row', compared)} {'are' if len(compared) > 1 else 'is'} compared here."
-        )
-    else:
-        out.append("One run per row: nothing is known about how far trainings scatter, so a difference of some points may be chance.")
     if found.dubbed:
         out.append(
             "The dubbing was derived from the identity labels of the training half. What it adds is privileged information in training; the "
@@ -278,14 +321,34 @@ def cautions(found: Comparison) -> list[str]:
     return out
 
 
+def _scatter(found: Comparison) -> list[str]:
+    """What ± and marks say about chance."""
+    if found.pairs == 1:
+        return ["One run per row: nothing is known about how far trainings scatter, so a difference of some points may be chance."]
+    spread = f"± is the sample standard deviation over {found.pairs} runs, of differences over as many pairs (same split, same seed)."
+    mark = f"{ABOVE} or {BELOW}: above or below the row it is compared with, in every pair."
+    if len(found.about.splits) > 1:  # pairs of different splits train and test on the same persons: no sign test
+        return [
+            f"{spread} It says how far trainings and splits scatter. It is no confidence interval over people: splits of one data set share "
+            "persons, so pairs are not independent.",
+            f"{mark} For the same reason no rate is given at which chance alone would earn a mark.",
+        ]
+    compared = [line for line in found.lines if line.differences]
+    many = f"{_count('row', compared)} {'is' if len(compared) == 1 else 'are'} compared here"
+    return [
+        f"{spread} It says how far trainings scatter. It is no confidence interval over people: other persons and other cameras were not tried.",
+        f"{mark} A row that does not differ at all would earn a mark in a column in {100 * 0.5 ** (found.pairs - 1):.2g} % of cases by chance, "
+        f"and {many}.",
+    ]
+
+
 def ablation_markdown(found: Comparison) -> list[str]:
     """The table as blocks of Markdown: question, protocol line, table, remarks, cautions."""
-    signs = [f"Δ{name}" for name in COMPARED]
+    signs = ["Δ to row", *(f"Δ{name}" for name in COMPARED)]
     head = ["row", "what is different", "training", "at test"]
-    lines = [[*_told(line), *(_difference(found, line, name) for name in COMPARED)] for line in found.lines]
+    lines = [[*_told(line), *_differed(line)] for line in found.lines]
     blocks = [f"## {markdown_cell(found.about.question)}", markdown_cell(f"Percent, by {found.protocol.protocol}: {found.rule}.")]
-    reference = next(line for line in found.lines if line.stage == found.about.reference)
-    blocks.append(f"Δ: difference to row {reference.number} in points.")
+    blocks.append(found.delta)
     blocks.append(markdown_table([*head, *SHOWN, *signs], lines))
     if found.oracle:
         blocks.append("**Oracle**: label-derived audio at test, compared with nothing:")
@@ -301,10 +364,10 @@ def _told(line: Line) -> list[str]:
     return [str(line.number), line.words, line.training, line.score.modality, *values]
 
 
-def _difference(found: Comparison, line: Line, name: str) -> str:
+def _differed(line: Line) -> list[str]:
     if line.differences is None:
-        return "reference" if name == COMPARED[0] else ""
-    return line.differences[name].points()
+        return ["reference", *("" for _ in COMPARED)]
+    return [str(line.against), *(line.differences[name].points() for name in COMPARED)]
 
 
 CSV_FIRST = ("ablation", "row", "stage", "words", "reference", "training", "modality", "oracle", "dataset", "method", "protocol")
@@ -317,7 +380,7 @@ def ablation_csv(found: Comparison) -> str:
     writer = csv.writer(out, lineterminator="\n")
     scores = [column for name in SHOWN for column in (name, f"{name}_std")]
     differences = [f"{name}_{what}" for name in COMPARED for what in ("difference", "difference_std", "same_sign")]
-    writer.writerow([*CSV_FIRST, *CSV_RULE, *scores, *differences, "remarks"])
+    writer.writerow([*CSV_FIRST, *CSV_RULE, *scores, "difference_to_row", *differences, "remarks"])
     for line in (*found.lines, *found.oracle):
         row, about = line.score, found.about
         told = [about.name, line.number, line.stage, line.words, "reference" if line.stage == about.reference else "", line.training]
@@ -325,6 +388,7 @@ def ablation_csv(found: Comparison) -> str:
         told += [text.replace(",", "") for text in (row.gallery, row.queries, row.valid)]
         told += [row.ap, row.averaged_over, " ".join(about.splits), " ".join(map(str, about.seeds)), row.runs]
         told += _fractions(value for name in SHOWN for value in (row.values[name].mean, row.values[name].std))
+        told.append("" if line.against is None else line.against)
         for name in COMPARED:
             of = line.differences[name] if line.differences else None
             told += [*_fractions([of.over.mean, of.over.std]), of.same_sign] if of else ["", "", ""]

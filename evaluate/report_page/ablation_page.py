@@ -18,7 +18,10 @@ DRAWN = "mAP"
 
 def ablation_section(found: Comparison) -> Html:
     """The table and all that belongs to it."""
-    marks = [el("li", el("b", ABOVE), " above the reference in every pair of runs"), el("li", el("b", BELOW), " below it in every pair")]
+    marks = [
+        el("li", el("b", ABOVE), " above the row it is compared with in every pair of runs"),
+        el("li", el("b", BELOW), " below it in every pair"),
+    ]
     return section(
         "ablation",
         found.about.question,
@@ -28,27 +31,27 @@ def ablation_section(found: Comparison) -> Html:
         _dots(found),
         el("h3", "What this can and cannot show"),
         el("ul", [el("li", text) for text in cautions(found)], class_="words"),
-        lead="Percent; differences in points. Rows are in the order of the question, not of the scores.",
+        lead=f"Percent. {found.delta} Rows are in the order of the question, not of the scores.",
     )
 
 
 def _table(found: Comparison) -> Html:
-    reference = next(line for line in found.lines if line.stage == found.about.reference)
     top = el(
         "tr",
         el("th", "", rowspan=2, scope="col"),
         el("th", el("b", found.protocol.protocol), colspan=len(SHOWN), class_="group", scope="colgroup"),
-        el("th", el("b", f"against row {reference.number}"), colspan=len(COMPARED), class_="group", scope="colgroup"),
+        el("th", el("b", "difference"), colspan=1 + len(COMPARED), class_="group", scope="colgroup"),
     )
-    names = [*SHOWN, *(f"Δ {name}" for name in COMPARED)]
-    second = el("tr", [el("th", name, class_=_edge(i), scope="col") for i, name in enumerate(names)])
+    names = [*SHOWN, "Δ to row", *(f"Δ {name}" for name in COMPARED)]
+    second = el("tr", [el("th", name, class_=_class(i), scope="col") for i, name in enumerate(names)])
     body = el("tbody", [_row(found, line) for line in found.lines])
     apart = el("tbody", [_row(found, line) for line in found.oracle], class_=ORACLE) if found.oracle else None
     return el("div", el("table", el("thead", top, second), body, apart, class_="scores compared"), class_="scroll", tabindex=0)
 
 
-def _edge(i: int) -> str:
-    return "n edge" if i in (0, len(SHOWN)) else "n"
+def _class(i: int) -> str:
+    """Of column i: scores, the row compared with, differences."""
+    return {0: "n edge", len(SHOWN): "n edge to"}.get(i, "n")
 
 
 def _row(found: Comparison, line: Line) -> Html:
@@ -66,9 +69,9 @@ def _row(found: Comparison, line: Line) -> Html:
         el("small", "⚠ ", line.remarks, class_="remark") if line.remarks else None,
         scope="row",
     )
-    values = [el("td", score_cell(line.score, name), class_=_edge(i)) for i, name in enumerate(SHOWN)]
-    values += [el("td", _difference(found, line, name), class_=_edge(len(SHOWN) + i)) for i, name in enumerate(COMPARED)]
-    return el("tr", label, values)
+    cells = [score_cell(line.score, name) for name in SHOWN]
+    cells += [UNDEFINED if line.against is None else line.against, *(_difference(found, line, name) for name in COMPARED)]
+    return el("tr", label, [el("td", cell, class_=_class(i)) for i, cell in enumerate(cells)])
 
 
 def _difference(found: Comparison, line: Line, name: str) -> Child:
@@ -78,7 +81,7 @@ def _difference(found: Comparison, line: Line, name: str) -> Child:
     if one.over.mean is None:
         return UNDEFINED
     spread = el("small", f"± {100 * one.over.std:.1f}") if one.over.std is not None else None
-    said = f"{'above' if one.same_sign > 0 else 'below'} the reference in all {found.pairs} pairs"
+    said = f"{'above' if one.same_sign > 0 else 'below'} row {line.against} in all {found.pairs} pairs"
     return [signed(one.over.mean), " ", spread, " ", el("b", one.mark, title=said) if one.mark else None]
 
 
@@ -89,10 +92,9 @@ def _dots(found: Comparison) -> Html | None:
     mean = found.protocol.values[DRAWN].mean
     if mean is None or not all(row.points for row in rows):
         return None
-    reference = next(line for line in found.lines if line.stage == found.about.reference)
     drawn = dot_rows(rows, x_ticks=ticks(min(values), max(values), 5), x_label=f"{DRAWN}, %", x_text="{:.3g}".format, mark=100 * mean)
     many = "one dot per run, bar at the mean" if found.pairs > 1 else "single run per row"
-    key = f"{DRAWN} by {found.protocol.protocol}: {many}, dashed line at the reference (row {reference.number})"
+    key = f"{DRAWN} by {found.protocol.protocol}: {many}, dashed line at the reference (row {found.reference.number})"
     return figure(key + ("; rings: oracle" if found.oracle else ""), drawn)
 
 

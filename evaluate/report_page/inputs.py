@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class Ablation:
     """Stage -> what is different about it, in the order of the table."""
     splits: tuple[str, ...]
     seeds: tuple[int, ...]
+    against: dict[str, str] = field(default_factory=dict)
+    """Rows that are compared with another row than the reference: stage -> stage."""
 
 
 @dataclass(frozen=True, slots=True)

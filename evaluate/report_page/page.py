@@ -8,7 +8,7 @@ Source:  ours. No script at all, and a policy in the page that forbids every req
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from evaluate.report_page import sections
 from evaluate.report_page.ablation import Comparison
@@ -40,7 +40,24 @@ def words(inputs: Inputs) -> list[str]:
     """What a reader has to know before quoting a number."""
     generated = _generated(inputs)
     demo = [DEMO.format(names=", ".join(generated))] if generated else []
-    return [*demo, *([DUBBING] if any(data.dubbed for data in inputs.datasets) else []), SELECTION]
+    return [*demo, *([DUBBING] if any(data.dubbed for data in inputs.datasets) else []), *_origins(inputs), SELECTION]
+
+
+def _origins(inputs: Inputs) -> list[str]:
+    """What the backbones of each method started from, in one sentence where all its stages started alike."""
+    methods = list(dict.fromkeys(run.method for run in inputs.runs))
+    out = []
+    for name in methods:
+        method, found = inputs.method(name), dict[str, list[str]]()
+        for stage in dict.fromkeys(run.stage for run in inputs.runs if run.method == name):
+            this = method.stages[stage]
+            if not this.start and this.network != "audio_probe":  # with `start`: that stage's weights; the probe has no backbone
+                found.setdefault(method.settings_of(stage).pretrained, []).append(stage)
+        for pretrained, stages in found.items():
+            whose = (f" of {name}" if len(methods) > 1 else "") + (f" ({_and(stages)})" if len(found) > 1 else "")
+            origin = f"pretrained weights: {PurePath(pretrained).name}" if pretrained else "random numbers (no pretrained weights)"
+            out.append(f"Backbones{whose} started from {origin}.")
+    return out
 
 
 def _generated(inputs: Inputs) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from evaluate.report_page.facts import DataFacts, LeftOut, StoreFacts
@@ -307,9 +308,18 @@ def left_out_section(found: Mapping[str, LeftOut]) -> Html:
     )
 
 
+def _without_folders(value: Any) -> Any:
+    """Settings with absolute paths (of weights, of token stores) cut to their last part: folders of this machine are nobody's business."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(one) for one in value]
+    return PurePath(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
 def config_section(inputs: Inputs) -> Html:
     """Settings, versions and the list of runs."""
-    settings = {name: value for name, value in inputs.settings.items() if name != "roots"}  # folders of this machine are nobody's business
+    settings = _without_folders({name: value for name, value in inputs.settings.items() if name != "roots"})
     runs = [[r.dataset, f"{r.method} · {r.stage}", r.split, str(r.seed), "scored" if r.metrics else "trained only"] for r in inputs.runs]
     return section(
         "config",

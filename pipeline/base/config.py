@@ -633,6 +633,7 @@ class AblationConfig:
         for pair in self.against.items():
             for stage in pair:
                 _require_known(stage, self.rows, f"against: '{stage}' is not in rows")
+            _require(pair[0] != pair[1], f"against: '{pair[0]}' would be compared with itself")
         _require(len(self.seeds) > 0, "seeds: name at least one")
 
 

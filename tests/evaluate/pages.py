@@ -150,7 +150,7 @@ R1 = {
 SEEN = {"probe": "oracle audio only: label-derived audio", "silent": "frames + silence"}
 
 
-def make_ablation(folder: Path, *, seeds=(0, 1, 2), rows=ROWS, r1=R1, reference="plain", remarks=None) -> Path:
+def make_ablation(folder: Path, *, seeds=(0, 1, 2), rows=ROWS, r1=R1, reference="plain", against=None, remarks=None) -> Path:
     """The data set of `make` with three companions, and an ablation over one split and some seeds; returns inputs.json.
 
     Args:
@@ -181,6 +181,6 @@ def make_ablation(folder: Path, *, seeds=(0, 1, 2), rows=ROWS, r1=R1, reference=
     for name in ("audio_silence", "audio_oracle"):
         value["datasets"][f"set with {name}"] = value["datasets"]["set"]
     about = {"name": "a", "method": "m", "dataset": "set", "question": "What does the <voice> add?", "reference": reference}
-    value["ablation"] = {**about, "rows": rows, "splits": ["0"], "seeds": list(seeds)}
+    value["ablation"] = {**about, "rows": rows, "splits": ["0"], "seeds": list(seeds), **({"against": against} if against else {})}
     (folder / "inputs.json").write_text(json.dumps(value))
     return folder / "inputs.json"

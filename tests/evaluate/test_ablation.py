@@ -11,7 +11,7 @@ import re
 import pytest
 
 from evaluate import report
-from evaluate.report_page.ablation import compare, difference
+from evaluate.report_page.ablation import cautions, compare, difference
 from evaluate.report_page.inputs import read_inputs
 from pipeline.base.errors import ConfigError, ScoreError
 from tests.evaluate.pages import ROWS, make, make_ablation, part, run
@@ -71,7 +71,7 @@ def test_page_opens_with_the_table(tmp_path):
     assert "training: frames + a speaker per identity (stage teacher)" in section and "test: frames + silence" in section
     assert "training: a speaker per identity, no frames" in section and "test: oracle audio only: label-derived audio" in section
     assert section.count("3 runs (1 × 3)") == 5
-    assert '+5.0 <small>± 4.6</small> <b title="above the reference in all 3 pairs">▲</b>' in section
+    assert '+5.0 <small>± 4.6</small> <b title="above row 2 in all 3 pairs">▲</b>' in section
     assert all(f'<section id="{name}">' in page for name in ("scores", "cmc", "persons", "training", "data"))
 
 
@@ -104,8 +104,9 @@ def test_markdown_and_csv(tmp_path):
     block = markdown.split("## Scores")[0]
     assert block.startswith("# dubtrack report\n\n## What does the &lt;voice> add?\n\nPercent, by market: gallery 9,330")
     assert "| 3 | KD with &lt;voices> | frames; teacher: frames + a speaker per identity | frames only | 60.0 ± 4.0 |" in block
-    assert "| +2.5 ± 2.3 ▲ | +5.0 ± 4.6 ▲ |\n" in block and "| reference |  |\n" in block
-    assert "confidence interval over people" in block and "25 % of cases by chance, and 3 rows" in block
+    assert "| 2 | +2.5 ± 2.3 ▲ | +5.0 ± 4.6 ▲ |\n" in block and "| reference |  |  |\n" in block
+    assert "confidence interval over people" in block and "25 % of cases by chance, and 3 rows are compared" in block
+    assert "Δ: difference to row 2 in points." in block and "other persons and other cameras were not tried" in block
     assert "derived from the identity labels" in block and "no epoch was chosen by its test score" in block
     assert sheet.count("\n") == 6  # scores as ever
     rows = list(csv.DictReader(io.StringIO((tmp_path / "report.ablation.csv").read_text())))
@@ -113,7 +114,56 @@ def test_markdown_and_csv(tmp_path):
     student, probe = rows[2], rows[-1]
     assert (student["R1"], student["R1_difference"], student["R1_same_sign"]) == ("0.600000", "0.050000", "1")
     assert (probe["oracle"], probe["R1"], probe["R1_difference"]) == ("oracle", "0.990000", "")
+    assert [row["difference_to_row"] for row in rows] == ["2", "", "2", "2", ""]
     assert [row["reference"] for row in rows] == ["", "reference", "", "", ""] and student["seeds"] == "0 1 2"
+
+
+def test_a_row_may_be_compared_with_another_than_the_reference(tmp_path):
+    """baseline - student: -12, -4, -6 points of R1, mean -7.3, std 4.2; all other rows are still compared with plain."""
+    inputs = make_ablation(tmp_path, against={"baseline": "student"})
+    lines = {line.stage: line for line in compared(inputs).lines}
+    assert {stage: line.against for stage, line in lines.items()} == {"baseline": 3, "plain": None, "student": 2, "silent": 2}
+    assert lines["baseline"].differences["R1"].points() == "−7.3 ± 4.2 ▼" and lines["student"].differences["R1"].points() == "+5.0 ± 4.6 ▲"
+    page, markdown, _ = run(inputs)
+    told = "Δ: difference to row 2 in points; row 1: to row 3."
+    assert told in part(page, "ablation") and told in markdown and "| 3 | −3.7 ± 2.1 ▼ | −7.3 ± 4.2 ▼ |\n" in markdown
+    assert '<td class="n edge to">3</td><td class="n">−3.7 ' in page and 'title="below row 3 in all 3 pairs"' in page
+    rows = csv.DictReader(io.StringIO((tmp_path / "report.ablation.csv").read_text()))
+    assert [(row["stage"], row["difference_to_row"], row["R1_difference"]) for row in rows][:3] == [
+        ("baseline", "3", "-0.073333"),
+        ("plain", "", ""),
+        ("student", "2", "0.050000"),
+    ]
+
+
+def test_the_reference_itself_may_be_compared(tmp_path):
+    lines = {line.stage: line for line in compared(make_ablation(tmp_path, against={"plain": "baseline"})).lines}
+    assert lines["plain"].against == 1 and lines["plain"].differences["R1"].points() == "+2.3 ± 2.5"
+
+
+def test_rows_that_share_a_reference_are_said_to_move_together(tmp_path):
+    """Said where several rows do, and not where each row has a partner of its own."""
+    shared = "Rows that are compared with the same row share its runs"
+    assert any(line.startswith(shared) and "marks come together" in line for line in cautions(compared(make_ablation(tmp_path / "a"))))
+    rows = {stage: ROWS[stage] for stage in ("baseline", "plain", "student")}
+    alone = make_ablation(tmp_path / "b", rows=rows, against={"baseline": "student"})
+    assert not any(shared in line for line in cautions(compared(alone)))
+    single = cautions(compared(make_ablation(tmp_path / "c", seeds=(0,))))
+    assert any(line.startswith(shared) for line in single) and not any("marks" in line for line in single)
+
+
+def test_splits_share_persons_so_no_rate_of_chance_is_given(tmp_path):
+    """One seed over two splits: the same table, other words."""
+    inputs = make_ablation(tmp_path, seeds=(0, 1))
+    one = " ".join(cautions(compared(inputs)))
+    assert "50 % of cases by chance" in one and "other persons and other cameras were not tried" in one
+    value = json.loads(inputs.read_text())
+    for entry in value["runs"]:
+        entry["split"], entry["seed"] = str(entry["seed"]), 0
+    inputs.write_text(json.dumps(value))
+    many = " ".join(cautions(compared(edited(inputs, splits=["0", "1"], seeds=[0]))))
+    assert "splits of one data set share persons, so pairs are not independent" in many and "no rate is given" in many
+    assert "by chance, and" not in many and "%" not in many and "were not tried" not in many
 
 
 def test_a_single_run_has_no_spread_and_says_so(tmp_path):
@@ -151,6 +201,10 @@ def edited(inputs, **ablation):
         ({"rows": {**ROWS, "teacher": "t"}}, "stage 'teacher' has no score by market"),
         ({"reference": "probe"}, "the reference 'probe' heard label-derived audio"),
         ({"dataset": "other"}, "nothing was scored on other"),
+        ({"against": {"student": "probe"}}, "'student' with 'probe', but 'probe' heard label-derived audio"),
+        ({"against": {"probe": "student"}}, "'probe' with 'student', but 'probe' heard label-derived audio"),
+        ({"against": {"student": "student"}}, "'student' is compared with itself"),
+        ({"against": {"student": "plaim"}}, "against: 'plaim' is not in rows; did you mean 'plain'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, change, message):

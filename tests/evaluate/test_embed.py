@@ -125,6 +125,21 @@ def test_result_does_not_depend_on_batches_and_workers(weights):
     assert np.abs(vectors_of(whole)[0] - vectors_of(whole)[2]).max() > 1e-4  # negative control: tracklets do differ
 
 
+def test_no_tf32_in_products_or_convolutions(weights, monkeypatch):
+    """Both are switched on first, which is torch's own choice for convolutions; the step has to switch them off."""
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+        store = Memory()
+        embed.embed(RUN, str(weights), store, store.split, batch_frames=64, workers=0)
+        assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_weights_of_another_run_or_without_meta_are_refused(weights, tmp_path):
     with pytest.raises(WeightsError, match="seed 3"):
         embed.network_of(dataclasses.replace(RUN, seed=4), str(weights), "cpu")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from evaluate import legacy
 from evaluate.protocols import Subjects, apply, protocol_named
+from pipeline.base import cli, tables
+from pipeline.base.build import plain
 from pipeline.base.errors import ScoreError
 from tests.evaluate.test_protocols import mars_subjects, subjects
+from tests.evaluate.test_score import RUN, row
 
 
 def test_one_camera_per_frame_looked_up_per_tracklet():
@@ -57,6 +63,66 @@ def test_two_cameras_are_not_affected():
         *(("query", n, "person", 0, i) for i, n in enumerate("abc")), *(("gallery", n, "person", 1, i) for i, n in enumerate("abc"))
     )
     assert legacy.effect(made, legacy.lists(made, None)) == legacy.effect(made, legacy.lists(made, np.array([9, 2, 7, 30, 1, 6])))
+
+
+HEARD = {"policy": "id_speaker", "label_derived": True, "oracle": True}
+
+
+def command(folder, *, source="mars", modality="frames", meta=None, left_out=""):
+    """Arguments of the command for SCENE with a second query of camera 1; every tracklet has 6 frames."""
+    scene = [*SCENE, ("query", "a", "person", 1, 0.6)]
+    rows = [row(f"t{i}", role, who, camera, at, kind, modality) for i, (role, who, kind, camera, at) in enumerate(scene)]
+    tables.write_rows(folder / "e.parquet", rows, tables.EMBEDDINGS, {"dataset": "d", **(meta or {})})
+    same = ("tracklet", "identity", "kind", "camera")
+    known = [{name: r[name] for name in same} | {"dataset": "d", "frames": [f"{i}.jpg" for i in range(6)]} for r in rows]
+    tables.write_rows(folder / "t.parquet", [r for r in known if r["tracklet"] != left_out], tables.TRACKLETS, {"source": source})
+    (folder / "config.json").write_text(json.dumps(plain(dataclasses.replace(RUN, stage="s"))))
+    return [f"--embeddings={folder / 'e.parquet'}", f"--tracklets={folder / 't.parquet'}", f"--config={folder / 'config.json'}"]
+
+
+def table_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_command_prints_both_rows_by_hand(tmp_path, capsys):
+    """True cameras: query t0 finds the distractor first, then t3 (R1 0, AP 1/2); query t4 finds t2 at once (R1 1, AP 1).
+
+    Released: all are taken for camera 1 in the gallery and 0 in the queries, so nothing is removed. t0: t2, distractor, t3: AP (1 + 2/3) / 2;
+    t4: t2, distractor, t3: the same; one entry of its own camera is kept for each.
+    """
+    legacy.main(command(tmp_path))
+    printed = capsys.readouterr().out
+    head, _, true, released = table_of(printed)
+    assert printed.startswith("m · s on d, split 0, seed 3\n\n| cameras compared |") and head[2:] == list(legacy.HEAD[2:])
+    assert true == ["the true ones: mars_torchreid", "frames only", "50.0", "100.0", "75.0", "2 of 2", "0 of 2", "0 of 2"]
+    assert released == ["as in the released evaluator", "frames only", "100.0", "100.0", "83.3", "2 of 2", "2 of 2", "0 of 2"]
+    assert "oracle" not in printed and "only the first is a score to report" in printed
+
+
+def test_command_says_oracle_in_every_row(tmp_path, capsys):
+    legacy.main(command(tmp_path, modality="frames+audio", meta=HEARD))
+    assert [line[1] for line in table_of(capsys.readouterr().out)[2:]] == ["oracle frames + label-derived audio"] * 2
+    legacy.main(command(tmp_path, meta={"oracle": True}))  # a table that contradicts itself still carries the word
+    assert [line[1] for line in table_of(capsys.readouterr().out)[2:]] == ["oracle frames only"] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "ilidsvid"}, r"its source is 'ilidsvid', expected 'mars': .* reconstructed for MARS only"),
+        ({"left_out": "t2"}, "has no tracklet t2, which was embedded"),
+        ({"meta": {"seed": 4}}, "embeddings are of seed 4, config.json is of 3"),
+        ({"modality": "frames+audio"}, "do not say whether it was derived from labels"),
+    ],
+)
+def test_command_refuses_in_one_sentence(tmp_path, capsys, change, message):
+    arguments = command(tmp_path, **change)
+    with pytest.raises(ScoreError, match=message):
+        legacy.main(arguments)
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(lambda: legacy.main(arguments))
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and "Traceback" not in shown.err
 
 
 def test_e3_counts_on_the_real_tables(mars):

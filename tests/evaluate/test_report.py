@@ -17,6 +17,7 @@ from evaluate.report_page.figures import DotRow, Series, dot_rows, legend, line_
 from evaluate.report_page.inputs import read_inputs
 from evaluate.report_page.markup import Html, el, text
 from evaluate.report_page.media import Media
+from evaluate.report_page.page import words
 from evaluate.report_page.summary import headline_rows, score_rows
 from pipeline.base import tables
 from pipeline.base.errors import ConfigError, UserError
@@ -208,6 +209,54 @@ def test_a_data_set_with_many_companions_is_shown_once(tmp_path):
         ("set with none", "frames only", "–"),
     ]
     assert page.count("The data of set are generated") == 2  # note and reading
+
+
+def with_methods(inputs, **methods):
+    """inputs.json with these methods beside or instead of `m`, and runs of each."""
+    value = json.loads(inputs.read_text())
+    stages, runs = value["settings"]["methods"]["m"]["stages"], value["runs"]
+    value["settings"]["methods"] = {name: {"stages": stages, **changes} for name, changes in methods.items()}
+    value["runs"] = [{**run, "method": name} for name in methods for run in runs]
+    inputs.write_text(json.dumps(value))
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("methods", "sentences"),
+    [
+        ({"m": {}}, ["Backbones started from random numbers (no pretrained weights)."]),
+        ({"m": {"pretrained": "/home/me/vit_b.safetensors"}}, ["Backbones started from pretrained weights: vit_b.safetensors."]),
+        ({"m": {"pretrained": "vit_base_patch16_224"}}, ["Backbones started from pretrained weights: vit_base_patch16_224."]),
+        (
+            {"m": {}, "n": {"pretrained": "~/a.safetensors"}},
+            [
+                "Backbones of m started from random numbers (no pretrained weights).",
+                "Backbones of n started from pretrained weights: a.safetensors.",
+            ],
+        ),
+    ],
+)
+def test_what_backbones_started_from(tmp_path, methods, sentences):
+    page, markdown, _ = run(with_methods(make(tmp_path), **methods))
+    for text_ in (part(page, "reading"), markdown):
+        assert re.findall(r"Backbones.*?(?:safetensors|224|\))\.", text_) == sentences
+    assert "/home/me" not in page + markdown and "~/a" not in page
+
+
+def test_stages_that_started_from_other_weights_are_named(tmp_path):
+    """`changes` may take the weights away; a stage with `start` goes on from that stage, and the probe has no backbone."""
+    inputs = make(tmp_path)
+    value = json.loads(inputs.read_text())
+    value["settings"]["methods"]["m"]["pretrained"] = "w/a.safetensors"
+    stages = value["settings"]["methods"]["m"]["stages"]
+    stages["student"]["changes"] = {"pretrained": ""}
+    stages |= {"more": {"network": "dubbernet_teacher", "start": "teacher"}, "probe": {"network": "audio_probe", "hears": True}}
+    value["runs"] += [{**value["runs"][0], "stage": stage} for stage in ("more", "probe")]
+    inputs.write_text(json.dumps(value))
+    assert words(read_inputs(inputs))[-3:-1] == [
+        "Backbones (teacher) started from pretrained weights: a.safetensors.",
+        "Backbones (student) started from random numbers (no pretrained weights).",
+    ]
 
 
 def test_words_on_dubbing_only_where_sound_is_not_the_tracklets_own(tmp_path):
