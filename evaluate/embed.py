@@ -31,7 +31,7 @@ from pipeline.base.batch import Batch
 from pipeline.base.build import build
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import ScoreError, WeightsError
-from pipeline.base.files import read_json
+from pipeline.base.files import digest_file, read_json
 from shards.loader import DenseLoader
 from shards.read import Store
 
@@ -186,6 +186,9 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     run = build(RunConfig, read_json(args.config), args.config)
     split = tables.read(args.split, tables.SPLIT)
+    trained_with, given = read_meta(args.weights).get("config"), digest_file(args.config)
+    if trained_with not in (None, given):
+        raise WeightsError(f"{args.weights}: trained with other settings than {args.config} holds now; train this stage again")
     made, meta = embed(run, args.weights, Store(args.index), split, args.batch_frames, args.workers)
     tables.write(args.out, made, tables.EMBEDDINGS, meta)
 

@@ -105,6 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix != ".safetensors":  # also keeps the original from being written over
         raise WeightsError(f"{args.out}: the file to write must end in .safetensors; the file to read comes first")
 
+    if args.out.is_dir() or args.out.resolve() == args.pickle.resolve():
+        raise WeightsError(f"{args.out}: a folder, or the file that is read; name another file to write")
     tensors, beside = state_dict(args.pickle, read_pickle(args.pickle))
     with atomic(args.out) as temporary:
         save_file(tensors, temporary)

@@ -25,7 +25,7 @@ from torch import Tensor
 from model.api import Network
 from model.blocks.vit import patch_grid
 from model.dubbernet import DubberNet
-from model.weights import differences, load, named, opened, read_meta, require_same
+from model.weights import differences, load, named, opened, read_meta, require_finite, require_same
 from pipeline.base.errors import WeightsError
 
 NAMES = {
@@ -99,6 +99,7 @@ def load_vit(path: str | Path, network: Network) -> None:
     position = f"{before}pos_embed"
     state[position] = _positions(path, state[position], grid, layout.tokens)
     require(missing=[], unexpected=[], different=differences(state, {name: own[expected[name]] for name in state}))
+    require_finite(path, state)
     network.load_state_dict({expected[name]: tensor for name, tensor in state.items()}, strict=False)  # compared above
 
 
@@ -155,8 +156,8 @@ def _float32(tensor: Tensor) -> Tensor:
 
 
 def _positions(path: str | Path, position: Tensor, grid: tuple[int, int], tokens: tuple[str, ...]) -> Tensor:
-    """`position` for another grid; one that is no [1, N, D] is left to the comparison of shapes."""
-    if position.ndim != 3 or len(position) != 1:
+    """`position` for another grid; one that is no float [1, N, D] is left to the comparison of forms."""
+    if position.ndim != 3 or len(position) != 1 or not position.is_floating_point():
         return position
     found = position.shape[1] - len(tokens)
     if found < 1 or math.isqrt(found) ** 2 != found:

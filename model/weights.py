@@ -73,6 +73,7 @@ def load(path: str | Path, module: nn.Module, leave: Collection[str] = ()) -> di
         unexpected=[name for name in names if name not in own],
         different=differences(state, own),
     )
+    require_finite(path, state)
     module.load_state_dict(state, strict=False)  # names and shapes were compared above
     return meta
 
@@ -98,6 +99,13 @@ def require_same(path: str | Path, *, missing: list[str], unexpected: list[str],
             _list(what, names) for what, names in (("missing", missing), ("unexpected", unexpected), ("different", different)) if names
         ]
         raise WeightsError(f"{path}: does not fit the network ({'; '.join(parts)}); {remedy}")
+
+
+def require_finite(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError where a tensor holds NaN or infinity: training would blame the learning rate for it."""
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    if broken:
+        raise WeightsError(f"{path}: {_list('with NaN or infinity', broken)}; make or copy the file again")
 
 
 @contextmanager

@@ -6,14 +6,17 @@ Source:  layout.md section 2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.base import cli
 from pipeline.base.build import plain
-from pipeline.base.config import CompanionConfig, DatasetConfig, MethodConfig, RunConfig
+from pipeline.base.config import AlignmentConfig, CompanionConfig, DatasetConfig, DistillConfig, MethodConfig, RunConfig
 from pipeline.base.errors import ConfigError, did_you_mean
 from pipeline.base.files import write_json
+
+HEARING = ("dubbernet_teacher", "audio_probe")
+"""Networks that read a companion, whatever is done with them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +48,8 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
             raise ConfigError(
                 f"stage {stage} of {method} needs the companion '{needed}', which was not given{did_you_mean(needed, sections.companions)}"
             )
+    if this.task != "distill":  # what no loss of this stage reads must not train it again
+        settings = replace(settings, distill=DistillConfig())
     companion = None if name == "none" else sections.companions[name]
     frames = item_frames(companion, settings) if companion else 0
     if this.hears and test_name not in (name, "none"):
@@ -55,6 +60,11 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
                 f"stages.{stage} of {method}: it hears '{name}' in training, but its test_companion '{test_name}' is another medium "
                 f"({', '.join(wrong)}); give both companions the same kind, audio and tokens"
             )
+    if this.evaluate and this.network in HEARING and test_name != "none" and not heard_at_test(sections.companions[test_name].alignment):
+        raise ConfigError(
+            f"stages.{stage} of {method}: it hears and is evaluated, but under the companion '{test_name}' test tracklets have no sound; set "
+            "evaluate: false, or a test_companion of policy silence or recorded (or one with oracle_test_audio, for numbers marked oracle)"
+        )
     teacher = this.teacher and resolve(sections, method=method, dataset=dataset, split=split, seed=seed, stage=this.teacher)
     if teacher and teacher.this.hears:
         wrong = differences(medium(companion, frames), medium(sections.companions[teacher.companion], teacher.item_frames))
@@ -81,6 +91,11 @@ def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: 
         settings=settings,
         teacher=teacher or None,
     )
+
+
+def heard_at_test(alignment: AlignmentConfig) -> bool:
+    """Whether test tracklets have sound, too."""
+    return alignment.policy in ("recorded", "silence") or alignment.oracle_test_audio
 
 
 def medium(companion: CompanionConfig | None, frames: int) -> dict[str, Any]:

@@ -210,6 +210,12 @@ def _deciding(run: dict[str, Any]) -> dict[str, Any]:
     return {**run, "settings": settings, "teacher": run["teacher"] and _deciding(run["teacher"])}
 
 
+def terminated(*_: object) -> None:
+    """Ends loader processes, too; the last checkpoint is the safety."""
+    say("terminated from outside (SIGTERM); the same command goes on from the last checkpoint")
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("out", type=Path, help="folder for model.safetensors and metrics.jsonl")
@@ -223,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: all that this process may use")
     args = arguments.parse_args(argv)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends loader processes too; the checkpoint is the safety
+    signal.signal(signal.SIGTERM, terminated)
     be_deterministic()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     run = build(RunConfig, read_json(args.config), "config.json")

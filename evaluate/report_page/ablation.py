@@ -47,7 +47,8 @@ UNLABELLED = ("recorded", "silence", "noise")
 
 def signed(fraction: float) -> str:
     """In points of percent, with its sign: '+1.2', '−0.3'."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
+    points = round(100 * fraction, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
 
 
 @dataclass(frozen=True, slots=True)

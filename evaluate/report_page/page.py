@@ -96,7 +96,7 @@ def _split(inputs: Inputs, dataset: str, known: Sequence[str]) -> str:
 def _header(inputs: Inputs, config: ReportConfig, rows: Sequence[ScoreRow]) -> Html:
     methods = list(dict.fromkeys(run.method for run in inputs.runs))
     datasets = list(dict.fromkeys(run.dataset for run in inputs.runs))
-    trained, scored = len(inputs.runs), sum(run.metrics is not None for run in inputs.runs)
+    trained, scored = sum(bool(run.log) for run in inputs.runs), sum(run.metrics is not None for run in inputs.runs)
     stages = list(dict.fromkeys(run.stage for run in inputs.runs))
     what = (
         f"{_and(methods)} on {_and(datasets)}. {trained} trainings ({_and(stages)}), {scored} of them scored."

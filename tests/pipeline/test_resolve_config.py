@@ -21,6 +21,7 @@ SECTIONS: dict[str, Any] = {
                 "hears": True,
                 "start": "visual",
                 "companion": "audio",
+                "evaluate": False,
             },
             "student": {
                 "network": "dubbernet_student",
@@ -223,3 +224,16 @@ def test_a_stage_is_evaluated_on_the_medium_that_it_was_trained_on():
             resolved("teacher", stages(teacher={"test_companion": other}))
     with pytest.raises(ConfigError, match="needs the companion 'elsewhere', which was not given"):
         resolved("teacher", stages(teacher={"test_companion": "elsewhere"}))
+
+
+def test_who_hears_and_is_evaluated_must_have_something_to_hear_there():
+    """Found before anything is trained."""
+    with pytest.raises(ConfigError, match="under the companion 'audio' test tracklets have no sound; set evaluate: false"):
+        resolved("teacher", stages(teacher={"evaluate": True}))
+    assert resolved("teacher", stages(teacher={"evaluate": True, "test_companion": "quiet"})).this.evaluate
+
+
+def test_what_no_loss_reads_does_not_train_a_stage_again():
+    other = {"method": {"distill": {"mask_target": 0.5}}}
+    assert resolved("teacher", other) == resolved("teacher") and resolved("visual", other) == resolved("visual")
+    assert resolved("student", other) != resolved("student")

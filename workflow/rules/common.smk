@@ -98,7 +98,12 @@ def probing(companion):
         name: whole["audio"][name]
         for name in ("min_seconds", "max_seconds", "silence_dbfs")
     }
-    return json.dumps({**whole, "audio": limits}, sort_keys=True)
+    tokens = {name: whole["tokens"][name] for name in ("encoder", "store", "tokens")}
+    if whole["kind"] != "audio_tokens":
+        tokens = {}
+    elif tokens["encoder"] != "precomputed":
+        tokens = {"encoder": tokens["encoder"]}
+    return json.dumps({**whole, "audio": limits, "tokens": tokens}, sort_keys=True)
 
 
 def encoding(companion):
@@ -228,6 +233,13 @@ def versions():
     return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
 
 
+def heard_section(companion):
+    """What training depends on: tokens only where there are any, and not where files lie (the shards know their digests)."""
+    whole = plain(SETTINGS.companions[companion])
+    tokens = {**whole.pop("tokens"), "weights": "", "store": ""}
+    return {**whole, "tokens": tokens} if whole["kind"] == "audio_tokens" else whole
+
+
 def resolved_sections(method, dataset, stage):
     """What one training depends on, as JSON text: the method with this stage and what it needs, its data set, its companions."""
     chosen, frames = SETTINGS.methods[method], SETTINGS.datasets[dataset].frames
@@ -249,7 +261,7 @@ def resolved_sections(method, dataset, stage):
                 "splits": SETTINGS.datasets[dataset].splits,
                 "frames": {"height": frames.height, "width": frames.width},
             },
-            "companions": {name: plain(SETTINGS.companions[name]) for name in heard},
+            "companions": {name: heard_section(name) for name in heard},
         },
         sort_keys=True,
     )
@@ -267,36 +279,30 @@ def test_shards_of(wildcards):
     return shards(wildcards.dataset, method.test_companion_of(wildcards.stage))
 
 
-def file_at(setting, what):
-    """A file that the settings name, or one sentence."""
-    path = str(Path(setting).expanduser())
-    if not setting or not Path(path).is_file():
-        found = f"no such file: {setting}" if setting else "empty"
-        raise WorkflowError(f"{what}: {found}; give the path of a safetensors file")
-    return path
+def local_file(setting):
+    """A file that the settings name, and whether it is there. One that is not is no input: an input that nothing makes would
+    let Snakemake take old results for new ones. It is named on the command line, so that the step runs and says so.
+    """
+    path = Path(setting).expanduser()
+    return str(path), path.is_file()
 
 
-def pretrained_of(wildcards):
-    """The weight file that a stage's backbone starts from, if any: the user's own, or a copy of a named one."""
-    method = SETTINGS.methods[wildcards.method]
-    named = method.settings_of(wildcards.stage).pretrained
-    if not named or method.stages[wildcards.stage].start:
-        return {}
+def pretrained_of(method, stage):
+    """The weight file that a stage's backbone starts from, and whether it is an input; ('', False) without one."""
+    chosen = SETTINGS.methods[method]
+    named = chosen.settings_of(stage).pretrained
+    if not named or chosen.stages[stage].start:
+        return "", False
     if "/" in named or named.endswith(".safetensors"):
-        return {"pretrained": file_at(named, f"methods.{wildcards.method}.pretrained")}
-    return {"pretrained": f"results/pretrained/{named}.safetensors"}
+        return local_file(named)
+    return f"results/pretrained/{named}.safetensors", True
 
 
 def encoder_weights(wildcards):
-    """The weight file of a companion's frozen encoder, if it has one."""
+    """The weight file of a companion's frozen encoder, where it has one."""
     tokens = SETTINGS.companions[wildcards.companion].tokens
-    if tokens.encoder not in NEEDS_WEIGHTS:
-        return {}
-    return {
-        "weights": file_at(
-            tokens.weights, f"companions.{wildcards.companion}.tokens.weights"
-        )
-    }
+    path, there = local_file(tokens.weights)
+    return {"weights": path} if tokens.encoder in NEEDS_WEIGHTS and there else {}
 
 
 def companion_parts(wildcards):
@@ -309,18 +315,40 @@ def companion_parts(wildcards):
     }
 
 
-def weights_needed(wildcards):
-    """Weights that a stage's training takes: of its teacher, of the stage it starts from, of a pretrained ViT."""
+def stages_needed(wildcards):
+    """Weights of the stages that a training takes: its teacher's, those of the stage that it starts from."""
     stage = SETTINGS.methods[wildcards.method].stages[wildcards.stage]
     folder = lambda name: run_folder(
         wildcards.method, wildcards.dataset, wildcards.split, wildcards.seed, name
     )
-    from_stages = {
+    return {
         role: f"{folder(name)}/model.safetensors"
         for role, name in (("teacher", stage.teacher), ("start", stage.start))
         if name
     }
-    return from_stages | pretrained_of(wildcards)
+
+
+def weights_needed(wildcards):
+    """All weight files that a training takes and that are there or can be made."""
+    path, there = pretrained_of(wildcards.method, wildcards.stage)
+    return stages_needed(wildcards) | ({"pretrained": path} if there else {})
+
+
+def weights_given(wildcards):
+    """The same as options of `train.fit`, with a pretrained file that is not there."""
+    path, _ = pretrained_of(wildcards.method, wildcards.stage)
+    given = stages_needed(wildcards) | ({"pretrained": path} if path else {})
+    return " ".join(f"--{role} {shlex.quote(file)}" for role, file in given.items())
+
+
+def form_of(companion):
+    """What decides how a network hears a companion, as text: not whose voice it is, nor which clips are quarantined."""
+    whole = plain(SETTINGS.companions[companion])
+    tokens = whole["kind"] == "audio_tokens"
+    form = {**whole["tokens" if tokens else "audio"], "kind": whole["kind"]}
+    for name in ("store", "min_seconds", "silence_dbfs"):
+        form.pop(name, None)
+    return json.dumps(form, sort_keys=True)
 
 
 def check_media(ablation):
@@ -329,14 +357,7 @@ def check_media(ablation):
     forms = {}
     for _, name in sorted(stores(about, list(about.rows))):
         if name != "none":
-            companion = plain(SETTINGS.companions[name])
-            parts = (
-                ("kind", "tokens")
-                if companion["kind"] != "audio"
-                else ("kind", "audio")
-            )
-            form = json.dumps({part: companion[part] for part in parts}, sort_keys=True)
-            forms.setdefault(form, name)
+            forms.setdefault(form_of(name), name)
     if len(forms) > 1:
         raise WorkflowError(
             f"ablations.{ablation}: its stages hear through different encoders (companions {', '.join(forms.values())}); "

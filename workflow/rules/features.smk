@@ -101,9 +101,9 @@ rule encode_tokens:
         config=lambda wildcards: section(
             replace(SETTINGS.companions[wildcards.companion].tokens, weights="")
         ),
-        weights=lambda wildcards, input: (
-            f"--weights {shlex.quote(input.weights)}"
-            if "weights" in input.keys()
+        weights=lambda wildcards: (
+            f"--weights {shlex.quote(local_file(tokens.weights)[0])}"
+            if (tokens := SETTINGS.companions[wildcards.companion].tokens).weights
             else ""
         ),
         seed=SETTINGS.seed,

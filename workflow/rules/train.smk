@@ -31,7 +31,7 @@ rule pretrained:
     log:
         "logs/pretrained/{vit}.log",
     wildcard_constraints:
-        vit=r"[a-z0-9_]+(\.[a-z0-9_]+)?",
+        vit="[^/]+",
     localrule: True
     conda:
         "../../environment.yml"
@@ -39,7 +39,7 @@ rule pretrained:
         download="--download" if SETTINGS.download else "",
         code=source_digest("model/fetch_pretrained.py", "model/weights.py"),
     shell:
-        "python -m model.fetch_pretrained {output} --name {wildcards.vit} {params.download} > {log} 2>&1"
+        "python -m model.fetch_pretrained {output:q} --name {wildcards.vit:q} {params.download} > {log:q} 2>&1"
 
 
 rule fit:
@@ -66,11 +66,7 @@ rule fit:
     params:
         folder=lambda wildcards, output: Path(output.weights).parent,
         checkpoints=lambda wildcards: f"results/checkpoints/{wildcards.method}/{wildcards.dataset}-{wildcards.split}/seed{wildcards.seed}/{wildcards.stage}",
-        given=lambda wildcards, input: " ".join(
-            f"--{role} {shlex.quote(input[role])}"
-            for role in ("teacher", "start", "pretrained")
-            if role in input.keys()
-        ),
+        given=weights_given,
         code=source_digest("train", "model", *LOADER, "pipeline/base/batch.py"),
     shell:
         "python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
