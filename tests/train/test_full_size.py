@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 METHOD: dict[str, Any] = {
     "stages": {
-        "teacher": {"network": "dubbernet_teacher", "hears": True, "epochs": 1},
+        "teacher": {"network": "dubbernet_teacher", "hears": True, "evaluate": False, "epochs": 1},
         "student": {
             "network": "dubbernet_student",
             "task": "distill",

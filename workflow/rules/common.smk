@@ -293,7 +293,7 @@ def pretrained_of(method, stage):
     named = chosen.settings_of(stage).pretrained
     if not named or chosen.stages[stage].start:
         return "", False
-    if "/" in named or named.endswith(".safetensors"):
+    if Path(named).name != named or named.endswith(".safetensors"):
         return local_file(named)
     return f"results/pretrained/{named}.safetensors", True
 
@@ -351,9 +351,15 @@ def form_of(companion):
     return json.dumps(form, sort_keys=True)
 
 
-def check_media(ablation):
-    """Controls hear through the encoder of what they control, or they control nothing."""
+def check_ablation(ablation):
+    """Every row has numbers, and controls hear through the encoder of what they control, or they control nothing."""
     about = SETTINGS.ablations[ablation]
+    for stage in about.rows:
+        if not SETTINGS.methods[about.method].stages[stage].evaluate:
+            raise WorkflowError(
+                f"ablations.{ablation}.rows: stage '{stage}' of {about.method} is not evaluated, so it has no numbers to compare; "
+                "take it out of the rows, or set its evaluate to true"
+            )
     forms = {}
     for _, name in sorted(stores(about, list(about.rows))):
         if name != "none":
@@ -393,7 +399,7 @@ def report_inputs(ablation=""):
     """Where a report finds everything it shows: the report of the experiments, or that of one ablation."""
     if ablation:
         about = SETTINGS.ablations[ablation]
-        check_media(ablation)
+        check_ablation(ablation)
         chosen, prepared = [(about, list(about.rows))], set()
     else:
         about = None
