@@ -35,8 +35,8 @@ from train.checkpoint import Checkpoints
 from train.tasks import TASKS, Task
 from train.trainer import be_deterministic, choose_device, say, train, write_records
 
-HARMLESS = ("workers", "checkpoint_epochs")
-"""Settings that decide how fast a training is, not what comes out."""
+HARMLESS = ("machine",)
+"""Settings that decide where and how fast a training runs, not what comes out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
         raise TrainError(
             f"{args.index}: INDEX of data set '{store.meta['dataset']}', but config.json is for '{run.dataset}'; give both of one"
         )
-    loader = TrainLoader(store, tables.read(args.split, tables.SPLIT), run, listens(run), run.settings.workers)
+    loader = TrainLoader(store, tables.read(args.split, tables.SPLIT), run, listens(run), run.settings.machine.workers)
     facts = Facts(loader.classes, store.meta["cameras"], store.meta["companion"])
     device = choose_device()
     task = make_task(run, facts, given, device)

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ from train.tasks import Task
 
 CHECK_STEPS = 50
 """Steps between looks at the values of the terms."""
+
+tqdm.set_lock(threading.RLock())  # its own lock is shared by forked processes: one that is killed while it holds it stops all others
 
 
 class Loader(Protocol):
@@ -186,7 +189,7 @@ def train(
         record = _train_epoch(task, loader, optimiser, run, epoch, device)
         records.append({"epoch": epoch, "step": epoch * record["steps"], "lr": rate, **record})
         write_records(metrics, records)
-        if checkpoints and (epoch % settings.checkpoint_epochs == 0 or epoch == epochs):
+        if checkpoints and (epoch % settings.machine.checkpoint_epochs == 0 or epoch == epochs):
             checkpoints.save(epoch, task, optimiser, records)
     return records
 

@@ -398,10 +398,19 @@ class SamplerConfig:
     """P."""
     tracklets: int = 4
     """K; an identity with fewer tracklets is drawn with replacement."""
+    window: int = 0
+    """Shards whose tracklets are mixed with each other; 0: all, in one random order. A stream (`machine.data: stream`) can only
+    serve an order of windows: it holds that many shards of each lane in memory."""
+    lanes: int = 1
+    """With a window: independent streams that each fill an equal part of every batch. They are shared out over the processes of a
+    training, so their number decides which numbers of processes give one and the same order: those that divide it."""
 
     def __post_init__(self) -> None:
         _require(self.identities >= 2, f"identities={self.identities}: at least 2, else the triplet loss has no negative")
         _require(self.tracklets >= 1, f"tracklets={self.tracklets}: at least 1")
+        _require(self.window >= 0 and self.lanes >= 1, f"window={self.window}, lanes={self.lanes}: 0 or more, and 1 or more")
+        _require(self.lanes == 1 or self.window > 0, f"lanes={self.lanes}: only with a window of shards; set window, or lanes to 1")
+        _require(self.identities % self.lanes == 0, f"lanes={self.lanes}: must divide identities={self.identities}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -416,9 +425,13 @@ class OptimConfig:
     momentum: float = 0.9
     """SGD only."""
     weight_decay: float = 1e-4
+    accumulate: int = 1
+    """Batches whose mean gradient makes one step. Each is mined for triplets and normalised by itself; the last step of an epoch
+    takes the batches that are left."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"lr={self.lr}: must be positive")
+        _require(self.accumulate >= 1, f"accumulate={self.accumulate}: at least 1 batch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -462,6 +475,66 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0, f"temperature={self.temperature}: must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    """A look at training identities that are not trained on. The test set is never looked at."""
+
+    identities: int = 0
+    """Training identities with two cameras or more that are held out, in every stage of the method; 0: all of them train."""
+    epochs: int = 10
+    """Epochs between two looks; the last epoch is always looked at."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that a stage hands on: those of its last epoch, or of the look with the highest mAP (of equal ones the first)."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.identities == 0 or self.identities >= 2, f"identities={self.identities}: 0, or at least 2, else there is nobody to mistake"
+        )
+        _require(self.epochs >= 1, f"epochs={self.epochs}: at least 1")
+        _require(self.keep == "last" or self.identities > 0, "keep=best: needs identities that are held out; set identities")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineConfig:
+    """Where and how fast a training runs. Nothing here changes what comes out (beyond the rounding of sums over several
+    processes), so nothing here trains again: an interrupted training may go on with other values."""
+
+    ranks: int = 1
+    """Processes per node that train together, one for each GPU. Every batch is shared out over them."""
+    nodes: int = 1
+    """Nodes of a cluster that train together; all must see the same folders."""
+    data: Literal["indexed", "resident", "stream"] = "indexed"
+    """indexed: drawn frames are read from local tars by offset and decoded; resident: all training frames are decoded once and
+    live on the device; stream: whole tars are read one after another, from wherever `urls` says (needs `sampler.window`)."""
+    workers: int = 2
+    """Loader processes of each rank (stream: threads)."""
+    urls: str = ""
+    """stream: where a tar lies, with {shard} for its file name: a path, 'https://host/mars/{shard}', or with `commands` a
+    'pipe:' command that prints it. Empty: beside INDEX."""
+    commands: bool = False
+    """stream: whether `urls` may start a command ('pipe:...', and 'https:' and the like, which webdataset reads through curl)."""
+    resident_share: float = 0.7
+    """resident: most of the device's free memory that the training set may take; more is refused."""
+    recompute: bool = False
+    """Keep only the input of every transformer block and compute it again for the gradient: less memory, a third more work."""
+    checkpoint_epochs: int = 1
+    """Epochs between checkpoints of the full training state."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints inside an epoch; 0: none. (SIGTERM saves one, too.)"""
+    tensorboard: Literal["auto", "on", "off"] = "auto"
+    """Scalars and pictures for TensorBoard below results/tensorboard; auto: where the package is installed."""
+    pictures_epochs: int = 20
+    """Epochs between pictures (augmented clips, log-mel, masks); the first epoch has some, too. 0: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("ranks", "nodes", "checkpoint_epochs"):
+            _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: at least 1")
+        for name in ("workers", "checkpoint_steps", "pictures_epochs"):
+            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: 0 or more")
+        _require(0 < self.resident_share <= 1, f"resident_share={self.resident_share}: a part, above 0 and at most 1")
+        _require(not self.urls or "{shard}" in self.urls, f"urls='{self.urls}': must hold {{shard}}, the file name of a tar")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -529,14 +602,19 @@ class MethodConfig:
     """Weights of loss terms (see TERMS) in all stages that have them; 1 where nothing is said."""
     smoothing: float = 0.1
     """Label smoothing of the identity loss."""
-    workers: int = 2
-    """Loader processes; the order of samples does not depend on it."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights (for example 0.995), which is then what is kept and evaluated;
+    0: none."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
     threads: int = 0
     """CPU threads of torch; 0: as many as the job gets. A fixed number gives the same bits whatever the number of cores."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
-    checkpoint_epochs: int = 1
-    """Epochs between checkpoints of the full training state."""
+    compile: bool = False
+    """Compile the transformer blocks (torch.compile). Faster on a GPU; other last bits; on a CPU it needs a C++ compiler."""
+    deterministic: bool = True
+    """Ask torch for kernels that give the same bits every time. Faster without, on a GPU."""
 
     def __post_init__(self) -> None:
         for name, stage in self.stages.items():
@@ -554,8 +632,12 @@ class MethodConfig:
             self.needed(name)
             if stage.hears:
                 _require(self.companion_of(name) != "none", f"stages.{name}.hears: its companion is 'none'")
-        _require(self.workers >= 0 and self.threads >= 0, f"workers={self.workers}, threads={self.threads}: 0 or more")
-        _require(self.checkpoint_epochs >= 1, f"checkpoint_epochs={self.checkpoint_epochs}: at least 1")
+        _require(self.threads >= 0, f"threads={self.threads}: 0 or more")
+        _require(0 <= self.ema < 1, f"ema={self.ema}: a decay in 0..1, below 1")
+        _require(
+            self.machine.data != "stream" or self.sampler.window > 0,
+            "machine.data=stream: a stream cannot be read in any order; set sampler.window to the number of shards that are mixed",
+        )
 
     def needed(self, stage: str) -> list[str]:
         """The stage and all whose weights it needs, directly or not (teachers, starts), each once.

@@ -204,7 +204,7 @@ def test_a_killed_process_resumes_to_the_same_bytes(data, whole, tmp_path, sent,
     running.join()
     assert running.exitcode == (-signal.SIGKILL if sent == signal.SIGKILL else 128 + signal.SIGTERM)
     assert not (tmp_path / "model.safetensors").exists()
-    resumed = train(tmp_path, data, long_run(checkpoint_epochs=7, workers=1), f"--checkpoints={store}")
+    resumed = train(tmp_path, data, long_run(machine={"checkpoint_epochs": 7, "workers": 1}), f"--checkpoints={store}")
     assert "visual: resumed after epoch" in capsys.readouterr().err
     ours, theirs = load_file(resumed), load_file(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -225,7 +225,7 @@ def test_another_number_of_threads_is_told(data, tmp_path, capsys):
 def test_a_checkpoint_of_other_settings_data_or_weights_is_not_resumed():
     given = ("index", "split", "teacher", "start", "pretrained")
     key = fit.checkpoint_key(run_config("student"), *given)
-    assert key == fit.checkpoint_key(run_config("student", workers=2, checkpoint_epochs=5), *given)  # the teacher's too
+    assert key == fit.checkpoint_key(run_config("student", machine={"workers": 2, "checkpoint_epochs": 5}), *given)  # the teacher's too
     others = [fit.checkpoint_key(run_config("student"), *given[:i], "another", *given[i + 1 :]) for i in range(5)]
     for changes in ({"optim": {"lr": 0.1}}, {"stages": {"teacher": {"changes": {"model": {"injection": "add"}}}}}):
         others.append(fit.checkpoint_key(run_config("student", **changes), *given))

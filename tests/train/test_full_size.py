@@ -44,7 +44,7 @@ METHOD: dict[str, Any] = {
     },
     "sampler": {"identities": 2, "tracklets": 2},
     "pretrained": "vit_base_patch16_224",
-    "workers": 0,
+    "machine": {"workers": 0},
 }
 FRAMES, SECONDS = 6, 2
 TRUNK = ("embedding.patches.weight", "embedding.position", "blocks.0.attn.qkv.weight", "blocks.10.mlp.fc2.weight", "head.norm.weight")

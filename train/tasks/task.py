@@ -30,6 +30,10 @@ class Task(nn.Module):
         """Loss terms of a batch on the device of the task: scalars under exactly the names in `names`."""
         raise NotImplementedError
 
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`terms`, under the name by which DistributedDataParallel calls a module."""
+        return self.terms(batch)
+
     def remarks(self, stats: dict[str, float]) -> list[str]:
         """What a reader of the log should be told about an epoch's mean statistics."""
         return []
