@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 
@@ -37,6 +38,7 @@ from shards.read import Store
 from train.checkpoint import Checkpoints
 from train.tasks import TASKS, Task
 from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, say, write_records
+from train.validate import Selection, hold_out, make_validator, why_no_look
 
 HARMLESS = ("machine",)
 """Settings that decide where and how fast a training runs, not what comes out."""
@@ -172,6 +174,18 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
 
 
+def make_selection(run: RunConfig, store: Store, held: pa.Table, network: Network, device: torch.device) -> Selection:
+    """Who decides which weights are handed on, with a look at held-out identities where there are any and the network may."""
+    validation = run.settings.validation
+    why = why_no_look(network.hears, store.meta["companion"]) if validation.identities else ""
+    validator = None
+    if validation.identities and not why and rank() == 0:
+        validator = make_validator(store, held, run, network.hears, device, run.settings.machine.workers)
+    if why:
+        say(f"warning: {run.stage}: {why}")
+    return Selection(validation, run.this.epochs, validator, why)
+
+
 def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[str, str]) -> dict[str, Any]:
     """What `model.safetensors` says about itself.
 
@@ -263,7 +277,9 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
         raise TrainError(
             f"{args.index}: INDEX of data set '{store.meta['dataset']}', but config.json is for '{run.dataset}'; give both of one"
         )
-    split = tables.read(args.split, tables.SPLIT)
+    split, held = hold_out(
+        tables.read(args.split, tables.SPLIT), store.table, run.settings.validation.identities, run.seed, run.settings.sampler.identities
+    )
     loader = TrainLoader(store, split, run, listens(run), run.settings.machine.workers)
     facts = Facts(loader.classes, store.meta["cameras"], store.meta["companion"])
     task = make_task(run, facts, given, device)
@@ -274,7 +290,8 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     checkpoints = Checkpoints(args.checkpoints, key, machine, say) if args.checkpoints else None
 
     metrics = args.out / "metrics.jsonl"
-    training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, stop=stop)
+    selection = make_selection(run, store, held, task.model, device)
+    training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, selection=selection, stop=stop)
     trained = training.train()
     if rank() == 0:
         meta = weights_meta(run, facts, trained.network, {"config": digest_file(args.config), **digests})

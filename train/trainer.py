@@ -40,6 +40,7 @@ from pipeline.base.seeds import seed_for
 from train.checkpoint import Checkpoints, Place
 from train.optim import make_optimiser, set_learning_rate
 from train.tasks import Task
+from train.validate import Selection
 
 CHECK_STEPS = 50
 """Batches between looks at the values of the terms."""
@@ -211,8 +212,8 @@ class Trained:
 
     network: Network
     """The weights to keep: the last, their moving average, or the best."""
-    kept: str
-    """What they are, in words."""
+    kept: dict[str, Any]
+    """What they are: :meth:`train.validate.Selection.hand_on`, and 'average', the decay of a moving average."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """One per epoch, as in metrics.jsonl."""
 
@@ -227,6 +228,7 @@ class Training:
         device: where it trains.
         metrics: rewritten whole after every epoch, so that it never holds epochs that a resumed training repeats.
         checkpoints: where to save and look for states; None: nowhere.
+        selection: which weights are handed on; None: the last.
         stop: asked after every step (with several ranks: every `CHECK_STEPS`) whether to save and end.
 
     Raises:
@@ -242,6 +244,7 @@ class Training:
         device: torch.device,
         metrics: Path,
         checkpoints: Checkpoints | None,
+        selection: Selection | None = None,
         stop: Stop | None = None,
     ) -> None:
         self.task, self.loader, self.run, self.device, self.metrics = task, loader, run, device, metrics
@@ -249,6 +252,7 @@ class Training:
         self.weights = loss_weights(task.names, run)  # refused before anything is built on it
         self.optimiser = make_optimiser(task, run.settings.optim)
         self.average = ModelEmaV3(task.model, decay=run.settings.ema) if run.settings.ema else None
+        self.selection = selection or Selection(run.settings.validation, run.this.epochs, None)
         self.records: list[dict[str, Any]] = []
         self.place, self.log = Place(1, 0), EpochLog(1)
         self._restore()
@@ -271,6 +275,8 @@ class Training:
             epoch = self.place.epoch
             rate = set_learning_rate(self.optimiser, epoch, epochs, self.run.settings.optim, self.run.settings.schedule)
             record = self._epoch()
+            if rank() == 0:
+                record |= self.selection.after(epoch, self.network)
             self.records.append({"epoch": epoch, "step": epoch * record["steps"], "lr": rate, **record})
             self.place, self.log = Place(epoch + 1, 0), EpochLog(epoch + 1)
             self._write()
@@ -279,10 +285,13 @@ class Training:
                 self._save()
             if asked:
                 self._end(f"after epoch {epoch}")
-        network, kept = self.task.model, "last epoch"
-        if self.average:
-            network, kept = cast(Network, self.average.module), "moving average of the last epoch"
-        return Trained(network, kept, self.records)
+        kept = self.selection.hand_on(self.network) | {"average": self.run.settings.ema}
+        return Trained(self.network, kept, self.records)
+
+    @property
+    def network(self) -> Network:
+        """What would be handed on now: the network, or its moving average where there is one."""
+        return cast(Network, self.average.module) if self.average else self.task.model
 
     def _epoch(self) -> dict[str, Any]:
         """What is left of one epoch; returns its means and its speed."""
@@ -374,11 +383,12 @@ class Training:
             self.task.load_state_dict(groups["task"])
             if self.average:
                 self.average.module.load_state_dict(groups["average"])
+            self.selection.load(groups["best"], facts["selection"])
         self.place, self.records = restored.place, facts["records"]
         self.log = EpochLog(restored.place.epoch, restored.place.step, facts["sums"])
-        inside = f", step {self.place.step} of {self.loader.steps}" if self.place.step else ""
-        where = f"in epoch {self.place.epoch}{inside}" if inside else f"after epoch {self.place.epoch - 1}"
-        say(f"{self.run.stage}: resumed {where} of {self.run.this.epochs}")
+        epoch, step, epochs = self.place.epoch, self.place.step, self.run.this.epochs
+        inside = f"in epoch {epoch} of {epochs}, after step {step} of {self.loader.steps}"
+        say(f"{self.run.stage}: resumed {inside if step else f'after epoch {epoch - 1} of {epochs}'}")
 
     def _save(self) -> None:
         if not self.checkpoints or rank() != 0:
@@ -387,7 +397,9 @@ class Training:
         if self.average:
             groups["average"] = self.average.module.state_dict()
         number = (self.place.epoch - 1) * self.loader.steps + self.place.step
-        self.checkpoints.save(number, self.place, groups, self.optimiser, {"records": self.records, "sums": self.log.sums})
+        groups["best"], selection = self.selection.state()
+        facts = {"records": self.records, "sums": self.log.sums, "selection": selection}
+        self.checkpoints.save(number, self.place, groups, self.optimiser, facts)
 
     def _write(self) -> None:
         if rank() == 0:

@@ -20,7 +20,7 @@ from train.trainer import Stop, Training
 
 CPU = torch.device("cpu")
 STEPS, EPOCHS = 7, 3
-SETTINGS = {"ema": 0.9, "optim": {"accumulate": 2}}
+SETTINGS = {"ema": 0.9, "optim": {"accumulate": 2}, "stages": {"student": {"epochs": EPOCHS}}}
 """With everything that has a state: momentum, a moving average, masks with dropout, drop path, half-filled last steps."""
 
 
@@ -106,7 +106,7 @@ def test_sigterm_saves_first(tmp_path, whole, capfd):
     assert [path.name for path in (tmp_path / "ckpt").iterdir()] == [f"at-{STEPS + 4:012d}"]
     assert "student: terminated from outside (SIGTERM), saved at epoch 2, step 4; the same command goes on" in capfd.readouterr().err
     going = training(tmp_path)
-    assert going.place == Place(2, 4) and f"resumed in epoch 2, step 4 of {STEPS} of {EPOCHS}" in capfd.readouterr().err
+    assert going.place == Place(2, 4) and f"resumed in epoch 2 of {EPOCHS}, after step 4 of {STEPS}" in capfd.readouterr().err
     assert (finish(tmp_path), losses(tmp_path)) == whole
 
 
@@ -188,7 +188,7 @@ def test_the_moving_average_is_what_is_kept(tmp_path):
 
     going.optimiser.step = follow
     trained = going.train()
-    assert trained.kept == "moving average of the last epoch"
+    assert trained.kept["average"] == 0.8 and trained.kept["keep"] == "last"
     kept = trained.network.state_dict()
     assert torch.allclose(kept[name], expected, rtol=1e-5)
     assert not torch.allclose(kept[name], going.task.model.state_dict()[name], rtol=1e-4)
