@@ -38,6 +38,9 @@ TORCH_FREE = (
     "shards.codec",
     "shards.draw",
     "shards.balance",
+    "shards.augment",
+    "shards.checks",
+    "shards.order",
 )
 LIGHT = (
     "shards.loader",
@@ -52,7 +55,8 @@ LIGHT = (
     "evaluate.score",
     "evaluate.report",
 )
-TORCH = ("model", "train", "shards.loader", "shards.prepare", "evaluate.embed")
+SHARDS_TO_BATCHES = ("shards.loader", "shards.training", "shards.clips", "shards.device")
+TORCH = ("model", "train", *SHARDS_TO_BATCHES, "shards.prepare", "evaluate.embed")
 """Who may import torch and what is built on it at the top of a module."""
 TORCH_LATE = ("pipeline.features", "pipeline.encode_companion")
 """Who may do so inside functions: steps that never decode do not load it."""

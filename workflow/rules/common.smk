@@ -72,7 +72,20 @@ wildcard_constraints:
 
 LOADER = [
     f"shards/{name}"
-    for name in ("loader.py", "balance.py", "draw.py", "read.py", "codec.py", "prepare")
+    for name in (
+        "loader.py",
+        "training.py",
+        "device.py",
+        "clips.py",
+        "checks.py",
+        "order.py",
+        "balance.py",
+        "augment.py",
+        "draw.py",
+        "read.py",
+        "codec.py",
+        "prepare",
+    )
 ]
 """Code that turns shards into batches."""
 
