@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "evaluate.embed": ["pipeline.base", "shards", "model"],
     "evaluate": ["pipeline.base", "evaluate"],
 }
-HEAVY = ("soundfile", "soxr", "ffmpeg", "imageio_ffmpeg", "polars", "webdataset", "snakemake", "scipy")
+HEAVY = ("soundfile", "soxr", "ffmpeg", "imageio_ffmpeg", "polars", "webdataset", "snakemake", "scipy", "tensorboard")
 TORCH_FREE = (
     "pipeline.base",
     "evaluate.score",
@@ -51,6 +51,7 @@ LIGHT = (
     "model.convert_weights",
     "train.fit",
     "train.validate",
+    "train.board",
     "evaluate.embed",
     "evaluate.score",
     "evaluate.report",
