@@ -32,10 +32,13 @@ class Sections:
 def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: int, stage: str) -> RunConfig:
     """All that one stage needs, in one value; its teacher's run is resolved likewise and stands inside.
 
+    `machine` is left at its defaults, here and in the teacher: it decides nothing, and reaches a training as a file of its own.
+
     Raises:
         ConfigError: the method has no such stage, the data set no such split, a companion is missing, or a network
             that hears would be given another medium than it was trained on.
     """
+    sections = replace(sections, method=sections.method.without_machine())
     stages, splits = sections.method.stages, sections.dataset.splits
     if stage not in stages:
         raise ConfigError(f"--stage={stage}: no stage of method {method}{did_you_mean(stage, stages)}")

@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from model.api import Network
 from model.pretrained import load_vit, start_from
 from pipeline.base import cli, tables
 from pipeline.base.build import build, plain
-from pipeline.base.config import RunConfig
+from pipeline.base.config import MachineConfig, RunConfig
 from pipeline.base.errors import ConfigError, TrainError
 from pipeline.base.files import digest_bytes, digest_code, digest_file, read_json
 from pipeline.base.seeds import seed_for
@@ -225,6 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--teacher", default="", help="model.safetensors of the teacher's stage")
     arguments.add_argument("--start", default="", help="model.safetensors of the stage that this one starts from")
     arguments.add_argument("--pretrained", default="", help="safetensors file of the ViT that the backbone starts from")
+    arguments.add_argument("--machine", default="", help="JSON file of MachineConfig; none: its defaults")
     arguments.add_argument("--checkpoints", type=Path, help="folder for the training state; none: nothing is saved on the way")
     arguments.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: all that this process may use")
     args = arguments.parse_args(argv)
@@ -233,6 +234,8 @@ def main(argv: list[str] | None = None) -> None:
     be_deterministic()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     run = build(RunConfig, read_json(args.config), "config.json")
+    if args.machine:
+        run = replace(run, settings=replace(run.settings, machine=build(MachineConfig, read_json(args.machine), args.machine)))
     given = Given(args.teacher, args.start, args.pretrained)
     check_given(run, given)
     store = Store(args.index)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from pipeline.base.files import read_json
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import jobs, snakemake
 
@@ -46,3 +50,45 @@ def test_the_report_is_there_and_says_what_it_must(tiny_run):
     for word in ("mars_torchreid", "mars_official", "student", "untrained", "valid"):
         assert word in page, word
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page and "<link" not in page
+
+
+STAGES = ("baseline", "student", "teacher", "untrained")
+ELSEWHERE = (
+    "methods={dubbernet_demo: {machine: {workers: 1, ranks: 1, checkpoint_steps: 7, tensorboard: 'off'},"
+    " stages: {student: {changes: {machine: {recompute: true}}}}}}"
+)
+
+
+@pytest.fixture
+def finished(tiny_run, tmp_path):
+    """A copy of a finished run, with its times."""
+    return Path(shutil.copytree(tiny_run[0], tmp_path / "copy", symlinks=True))
+
+
+def test_where_and_how_fast_a_training_runs_never_trains_again(finished):
+    """Not in the run that learns of it, nor in a later one; only the report, which shows all settings, is made again."""
+    said = {name: read_json(finished / f"results/machine/dubbernet_demo/{name}.json") for name in STAGES}
+    assert {name: (one["workers"], one["checkpoint_steps"], one["recompute"]) for name, one in said.items()} == dict.fromkeys(
+        STAGES, (0, 0, False)
+    )
+    made = {path: path.stat().st_mtime_ns for path in sorted(finished.glob("results/runs/**/*.*"))}
+    assert len([path for path in made if path.name == "model.safetensors"]) == len(STAGES)
+    assert planned(finished, ELSEWHERE) == {"machine", "report"}
+    done = snakemake(finished, "--configfile", TINY, "--config", ELSEWHERE, "--", "all")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert not {"fit", "resolve_config", "embed", "score"} & set(jobs(done.stdout)) and jobs(done.stdout)["machine"] == len(STAGES)
+    said = {name: read_json(finished / f"results/machine/dubbernet_demo/{name}.json") for name in STAGES}
+    assert all(one["workers"] == 1 and one["checkpoint_steps"] == 7 and one["tensorboard"] == "off" for one in said.values())
+    assert [name for name in STAGES if said[name]["recompute"]] == ["student"]
+    again = snakemake(finished, "--dry-run", "--configfile", TINY, "--config", ELSEWHERE, "--", "all")
+    assert "Nothing to be done" in again.stdout
+    assert planned(finished, ELSEWHERE.replace("workers: 1", "workers: 2")) == {"machine", "report"}
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    slower = ELSEWHERE.replace("machine:", "optim: {lr: 0.001}, machine:", 1)  # what does decide
+    assert planned(finished, slower) == TRAINING
+
+
+def test_settings_of_the_machine_that_were_deleted_train_nothing_either(finished):
+    shutil.rmtree(finished / "results/machine")
+    assert not {"fit", "embed"} & planned(finished)
+    assert not {"fit", "embed"} & planned(finished, ELSEWHERE)

@@ -8,6 +8,7 @@ rule embed:
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
         index=test_shards_of,
         split="results/splits/{dataset}/{split}.parquet",
+        machine=ancient("results/machine/{method}/{stage}.json"),
     output:
         "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/embeddings.parquet",
     log:
@@ -27,7 +28,7 @@ rule embed:
         ),
     shell:
         "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
-        " --split {input.split} --threads {threads} > {log} 2>&1"
+        " --split {input.split} --machine {input.machine} --threads {threads} > {log} 2>&1"
 
 
 rule score:

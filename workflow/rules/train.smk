@@ -24,6 +24,21 @@ rule resolve_config:
         " --seed {wildcards.seed} --stage {wildcards.stage} --config {params.config:q} > {log} 2>&1"
 
 
+rule machine:
+    """Where and how fast a stage trains: a file of its own, which trains nothing again when it changes (`ancient`)."""
+    output:
+        "results/machine/{method}/{stage}.json",
+    log:
+        "logs/machine/{method}-{stage}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        machine=lambda wildcards: section(machine_of(wildcards)),
+    shell:
+        "printf '%s\n' {params.machine:q} > {output} 2> {log}"
+
+
 rule pretrained:
     """A ViT that `pretrained` names, copied out of the local cache; fetched only where `download` is true."""
     output:
@@ -49,6 +64,7 @@ rule fit:
         config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
         index=shards_of,
         split="results/splits/{dataset}/{split}.parquet",
+        machine=ancient("results/machine/{method}/{stage}.json"),
     output:
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
         metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.jsonl",
@@ -70,4 +86,4 @@ rule fit:
         code=source_digest("train", "model", *LOADER, "pipeline/base/batch.py"),
     shell:
         "python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
-        " --checkpoints {params.checkpoints} --threads {threads} 2>&1 | tee {log}"
+        " --machine {input.machine} --checkpoints {params.checkpoints} --threads {threads} 2>&1 | tee {log}"
