@@ -29,7 +29,7 @@ from model.weights import load, read_meta
 from pipeline.base import cli, tables
 from pipeline.base.batch import Batch
 from pipeline.base.build import build
-from pipeline.base.config import MachineConfig, RunConfig
+from pipeline.base.config import RunConfig
 from pipeline.base.errors import ScoreError, WeightsError
 from pipeline.base.files import digest_file, read_json
 from shards.loader import DenseLoader
@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--index", required=True, help="INDEX of the shards")
     arguments.add_argument("--split", required=True, help="SPLIT table")
     arguments.add_argument("--batch-frames", type=int, default=BATCH_FRAMES, help="most frames in one batch (default: %(default)s)")
-    arguments.add_argument("--machine", default="", help="JSON file of MachineConfig, for its number of loader processes; none: 0")
+    arguments.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
     arguments.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own choice (default: %(default)s)")
     args = arguments.parse_args(argv)
     if args.threads > 0:
@@ -189,8 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     trained_with, given = read_meta(args.weights).get("config"), digest_file(args.config)
     if trained_with not in (None, given):
         raise WeightsError(f"{args.weights}: trained with other settings than {args.config} holds now; train this stage again")
-    workers = build(MachineConfig, read_json(args.machine), args.machine).workers if args.machine else 0
-    made, meta = embed(run, args.weights, Store(args.index), split, args.batch_frames, workers)
+    made, meta = embed(run, args.weights, Store(args.index), split, args.batch_frames, args.workers)
     tables.write(args.out, made, tables.EMBEDDINGS, meta)
 
 

@@ -1,6 +1,7 @@
 """Resolve the settings of one training into the one file that `train.fit` and `evaluate.embed` read.
 
 In:      sections of the settings (method, data set, companion) and the names of the run.   Out: config.json (RunConfig).
+`machine` is left at its defaults in the file: it decides nothing, and reaches `train.fit` as a file of its own.
 Source:  layout.md section 2.
 """
 
@@ -32,13 +33,10 @@ class Sections:
 def resolve(sections: Sections, *, method: str, dataset: str, split: str, seed: int, stage: str) -> RunConfig:
     """All that one stage needs, in one value; its teacher's run is resolved likewise and stands inside.
 
-    `machine` is left at its defaults, here and in the teacher: it decides nothing, and reaches a training as a file of its own.
-
     Raises:
         ConfigError: the method has no such stage, the data set no such split, a companion is missing, or a network
             that hears would be given another medium than it was trained on.
     """
-    sections = replace(sections, method=sections.method.without_machine())
     stages, splits = sections.method.stages, sections.dataset.splits
     if stage not in stages:
         raise ConfigError(f"--stage={stage}: no stage of method {method}{did_you_mean(stage, stages)}")
@@ -136,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.config_argument(arguments)
     args = arguments.parse_args(argv)
     sections = cli.load(Sections, args.config)
+    sections = replace(sections, method=sections.method.without_machine())
     run = resolve(sections, method=args.method, dataset=args.dataset, split=args.split, seed=args.seed, stage=args.stage)
     write_json(args.out, plain(run))
 

@@ -8,7 +8,6 @@ rule embed:
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
         index=test_shards_of,
         split="results/splits/{dataset}/{split}.parquet",
-        machine=ancient("results/machine/{method}/{stage}.json"),
     output:
         "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/embeddings.parquet",
     log:
@@ -23,12 +22,13 @@ rule embed:
         runtime=240,
         gpu=1,
     params:
+        workers=lambda wildcards, threads: machine_of(wildcards).workers,  # see `fit`
         code=source_digest(
             "evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py"
         ),
     shell:
         "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
-        " --split {input.split} --machine {input.machine} --threads {threads} > {log} 2>&1"
+        " --split {input.split} --workers {params.workers} --threads {threads} > {log} 2>&1"
 
 
 rule score:

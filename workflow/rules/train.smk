@@ -24,21 +24,6 @@ rule resolve_config:
         " --seed {wildcards.seed} --stage {wildcards.stage} --config {params.config:q} > {log} 2>&1"
 
 
-rule machine:
-    """Where and how fast a stage trains: a file of its own, which trains nothing again when it changes (`ancient`)."""
-    output:
-        "results/machine/{method}/{stage}.json",
-    log:
-        "logs/machine/{method}-{stage}.log",
-    localrule: True
-    conda:
-        "../../environment.yml"
-    params:
-        machine=lambda wildcards: section(machine_of(wildcards)),
-    shell:
-        "printf '%s\n' {params.machine:q} > {output} 2> {log}"
-
-
 rule pretrained:
     """A ViT that `pretrained` names, copied out of the local cache; fetched only where `download` is true."""
     output:
@@ -64,7 +49,6 @@ rule fit:
         config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
         index=shards_of,
         split="results/splits/{dataset}/{split}.parquet",
-        machine=ancient("results/machine/{method}/{stage}.json"),
     output:
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
         metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.jsonl",
@@ -83,7 +67,11 @@ rule fit:
         folder=lambda wildcards, output: Path(output.weights).parent,
         checkpoints=lambda wildcards: f"results/checkpoints/{wildcards.method}/{wildcards.dataset}-{wildcards.split}/seed{wildcards.seed}/{wildcards.stage}",
         given=weights_given,
+        # a function of `threads`, too, is no reason to run again in Snakemake's eyes (tests/workflow/test_rerun.py): what is
+        # wanted here, and the only way; even an `ancient` file trains again once it was deleted
+        machine=lambda wildcards, threads: section(machine_of(wildcards)),
         code=source_digest("train", "model", *LOADER, "pipeline/base/batch.py"),
     shell:
-        "python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
-        " --machine {input.machine} --checkpoints {params.checkpoints} --threads {threads} 2>&1 | tee {log}"
+        "printf '%s\n' {params.machine:q} > {params.folder}/machine.json;"
+        " python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
+        " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --threads {threads} 2>&1 | tee {log}"
