@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "model": ["pipeline.base", "model"],
     "train.losses": ["train.losses"],
     "train": ["pipeline.base", "shards", "model", "train"],
+    # the rules of scoring, which are functions of arrays: nothing of a test set comes with them
+    "train.validate": ["pipeline.base", "shards", "model", "train", "evaluate.protocols"],
     "evaluate.embed": ["pipeline.base", "shards", "model"],
     "evaluate": ["pipeline.base", "evaluate"],
 }
@@ -45,6 +47,7 @@ LIGHT = (
     "model.encode_tokens",
     "model.convert_weights",
     "train.fit",
+    "train.validate",
     "evaluate.embed",
     "evaluate.score",
     "evaluate.report",
@@ -120,6 +123,8 @@ def test_nobody_imports_what_the_picture_forbids(repository):
         ("model.encode_tokens", "from evaluate.embed import embed"),
         ("shards.loader", "import model.registry"),
         ("evaluate.score", "from train.trainer import Trainer"),
+        ("train.trainer", "from evaluate.protocols import apply"),
+        ("train.validate", "from evaluate.embed import embed"),
         ("pipeline.base.tables", "from pipeline.sources import mars"),
         ("shards.read", "from pipeline import align_companion"),
     ],

@@ -10,19 +10,22 @@ Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
-import signal
-import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from model import registry, weights
 from model.api import Network
 from model.pretrained import load_vit, start_from
+from model.ranks import rank, ranks
 from pipeline.base import cli, tables
 from pipeline.base.build import build, plain
 from pipeline.base.config import MachineConfig, RunConfig
@@ -33,7 +36,7 @@ from shards.loader import TrainLoader
 from shards.read import Store
 from train.checkpoint import Checkpoints
 from train.tasks import TASKS, Task
-from train.trainer import be_deterministic, choose_device, say, train, write_records
+from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, say, write_records
 
 HARMLESS = ("machine",)
 """Settings that decide where and how fast a training runs, not what comes out."""
@@ -210,10 +213,19 @@ def _deciding(run: dict[str, Any]) -> dict[str, Any]:
     return {**run, "settings": settings, "teacher": run["teacher"] and _deciding(run["teacher"])}
 
 
-def terminated(*_: object) -> None:
-    """Ends loader processes, too; the last checkpoint is the safety."""
-    say("terminated from outside (SIGTERM); the same command goes on from the last checkpoint")
-    sys.exit(128 + signal.SIGTERM)
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other processes of this training, if torchrun started several: NCCL between GPUs, gloo between CPUs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -225,17 +237,25 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--teacher", default="", help="model.safetensors of the teacher's stage")
     arguments.add_argument("--start", default="", help="model.safetensors of the stage that this one starts from")
     arguments.add_argument("--pretrained", default="", help="safetensors file of the ViT that the backbone starts from")
-    arguments.add_argument("--machine", default="", help="JSON file of MachineConfig; none: its defaults")
     arguments.add_argument("--checkpoints", type=Path, help="folder for the training state; none: nothing is saved on the way")
+    arguments.add_argument("--machine", default="", help="JSON file of MachineConfig; none: what config.json holds, else its defaults")
     arguments.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: all that this process may use")
     args = arguments.parse_args(argv)
 
-    signal.signal(signal.SIGTERM, terminated)
-    be_deterministic()
-    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    stop = Stop().listen()
     run = build(RunConfig, read_json(args.config), "config.json")
     if args.machine:
-        run = replace(run, settings=replace(run.settings, machine=build(MachineConfig, read_json(args.machine), args.machine)))
+        machine = build(MachineConfig, read_json(args.machine), "machine")
+        run = replace(run, settings=replace(run.settings, machine=machine))
+    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    (be_deterministic if run.settings.deterministic else be_fast)()
+    device = choose_device()
+    with process_group(device):
+        fit(run, args, device, stop)
+
+
+def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: Stop) -> None:
+    """Train the stage and write what it leaves."""
     given = Given(args.teacher, args.start, args.pretrained)
     check_given(run, given)
     store = Store(args.index)
@@ -243,22 +263,26 @@ def main(argv: list[str] | None = None) -> None:
         raise TrainError(
             f"{args.index}: INDEX of data set '{store.meta['dataset']}', but config.json is for '{run.dataset}'; give both of one"
         )
-    loader = TrainLoader(store, tables.read(args.split, tables.SPLIT), run, listens(run), run.settings.machine.workers)
+    split = tables.read(args.split, tables.SPLIT)
+    loader = TrainLoader(store, split, run, listens(run), run.settings.machine.workers)
     facts = Facts(loader.classes, store.meta["cameras"], store.meta["companion"])
-    device = choose_device()
     task = make_task(run, facts, given, device)
     digests = {name: digest_file(path) if path else "" for name, path in asdict(given).items()}
-    machine = "cuda" if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
+    machine += f", {ranks()} ranks" if ranks() > 1 else ""
     key = checkpoint_key(run, digest_file(args.index), digest_file(args.split), *digests.values())
     checkpoints = Checkpoints(args.checkpoints, key, machine, say) if args.checkpoints else None
 
     metrics = args.out / "metrics.jsonl"
-    records = train(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints)
-    meta = weights_meta(run, facts, task.model, {"config": digest_file(args.config), **digests})
-    weights.save(args.out / "model.safetensors", task.model, meta)
-    write_records(metrics, [*records, {"done": True, "stage": run.stage, "epochs": run.this.epochs, "device": machine}])
-    if checkpoints:
-        checkpoints.remove()
+    training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, stop=stop)
+    trained = training.train()
+    if rank() == 0:
+        meta = weights_meta(run, facts, trained.network, {"config": digest_file(args.config), **digests})
+        weights.save(args.out / "model.safetensors", trained.network, {**meta, "kept": trained.kept})
+        ended = {"done": True, "stage": run.stage, "epochs": run.this.epochs, "device": machine, "kept": trained.kept}
+        write_records(metrics, [*trained.records, ended])
+        if checkpoints:
+            checkpoints.remove()
 
 
 if __name__ == "__main__":

@@ -131,13 +131,13 @@ ENCODED = {
 """By kind of companion: frames of an item as packed, and what FEATURES meta says about them."""
 
 
-def pack(folder: Path, kind: str = "audio") -> tuple[Path, Path]:
-    """INDEX and SPLIT of a store of 3 training identities x 2 tracklets x 3 frames, each with its own voice.
+def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Path, Path]:
+    """INDEX and SPLIT of a store of 3 training identities (at most 4) x 2 tracklets x 3 frames, each with its own voice.
 
     Grey frames whose brightness tells the identity; made by the real packing step.
     """
     length, about = ENCODED[kind]
-    names = [f"{identity:04d}C{camera}" for identity in range(CLASSES) for camera in (0, 1)]
+    names = [f"{identity:04d}C{camera}" for identity in range(classes) for camera in (0, 1)]
     draw = rng(1, "pack")
     jpegs = {name: [_jpeg(draw, 60 + 60 * int(name[:4])) for _ in range(3)] for name in names}
     tracklets = [

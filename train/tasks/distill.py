@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Network, Outputs
+from model.ranks import gather
 from model.registry import mask_generators
 from pipeline.base.batch import Batch
 from pipeline.base.config import MethodConfig
@@ -113,7 +114,7 @@ class Distill(Labelled):
             if self.masks:
                 mask_RN, score_RN = self.masks[i](student_RND, target_RND)  # 5.2 MG
                 weight_RN = mask_RN if of.mask == "raw" else mask_weights(mask_RN)  # 5.3 mask.mode
-                budgets.append(mask_budget_loss(score_RN, of.mask_target))  # 5.3 rho
+                budgets.append(mask_budget_loss(gather(score_RN), of.mask_target))  # 5.3 rho; a mean over the whole batch, squared
                 self.stats |= {f"mask_{i}_{name}": value for name, value in mask_statistics(mask_RN).items()}
             tokens.append(token_distill_loss(student_RND, target_RND, weight_RN, of.temperature, of.token, of.normalize))
         terms = {"tokens": torch.stack(tokens).mean()}  # 5.3 mean_l
