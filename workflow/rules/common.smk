@@ -254,8 +254,10 @@ def heard_section(companion):
 
 
 def resolved_sections(method, dataset, stage):
-    """What one training depends on, as JSON text: the method with this stage and what it needs, its data set, its companions."""
-    chosen, frames = SETTINGS.methods[method], SETTINGS.datasets[dataset].frames
+    """What one training depends on, as JSON text: the method with this stage and what it needs, its data set, its companions.
+    Not its `machine` (see `machine_of`)."""
+    chosen = SETTINGS.methods[method].without_machine()
+    frames = SETTINGS.datasets[dataset].frames
     needed = chosen.needed(stage)
     heard = {chosen.companion_of(name) for name in needed}
     heard = (heard | {chosen.test_companion_of(name) for name in needed}) - {"none"}
@@ -278,6 +280,11 @@ def resolved_sections(method, dataset, stage):
         },
         sort_keys=True,
     )
+
+
+def machine_of(wildcards):
+    """Where and how fast a stage is trained, with its own `changes`: never a reason to train again."""
+    return SETTINGS.methods[wildcards.method].settings_of(wildcards.stage).machine
 
 
 def shards_of(wildcards):
