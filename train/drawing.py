@@ -91,7 +91,7 @@ def masks(frames: Tensor, weights: Tensor, patches: tuple[int, int], patch: int,
 
 
 def _mask(frame: np.ndarray, weight: np.ndarray, patches: tuple[int, int], patch: int, stride: int) -> np.ndarray:
-    """One frame uint8 [3, H, W] in grey, with colours where patches lie; overlapping ones count by their mean."""
+    """One frame uint8 [3, H, W] in pale grey under the colours of its patches; overlapping ones count by their mean."""
     rows, columns = patches
     assert len(weight) == 1 + rows * columns, f"{len(weight)} weights for 1 + {rows} x {columns} tokens"
     total, count = np.zeros(frame.shape[1:]), np.zeros(frame.shape[1:])
@@ -101,6 +101,6 @@ def _mask(frame: np.ndarray, weight: np.ndarray, patches: tuple[int, int], patch
         count[top : top + patch, left : left + patch] += 1
     grey = np.repeat((np.array([0.299, 0.587, 0.114]) @ frame.transpose(1, 0, 2))[..., None], 3, axis=2)
     colour = heat(total / np.maximum(count, 1) / FULL)
-    picture = np.where(count[..., None] > 0, (grey + colour) / 2, grey)
+    picture = np.where(count[..., None] > 0, (grey + 2.0 * colour) / 3, grey)
     bar = np.broadcast_to(heat(weight[0] / FULL), (CLS_ROWS, frame.shape[2], 3))
     return np.concatenate([bar, np.rint(picture).astype(np.uint8)])

@@ -65,8 +65,8 @@ def test_weights_lie_where_their_patches_are():
     made = drawing.masks(frames, weights, (2, 3), 2, 2)
     assert made.shape == (CLS_ROWS + 5, 6, 3)
     assert (made[:CLS_ROWS] == MIDDLE).all()  # CLS counts 1
-    half = [[round((255 + c) / 2) for c in colour] for colour in (BLACK, PALE)]
-    expected = [[half[0]] * 6] * 2 + [[half[0]] * 4 + [half[1]] * 2] * 2 + [[[255] * 3] * 6]
+    low, full = [[(255 + 2 * c) / 3 for c in colour] for colour in (BLACK, PALE)]
+    expected = [[low] * 6] * 2 + [[low] * 4 + [full] * 2] * 2 + [[[255] * 3] * 6]
     assert np.abs(made[CLS_ROWS:].astype(int) - np.array(expected)).max() <= 1
 
 
@@ -74,7 +74,7 @@ def test_overlapping_patches_count_by_their_mean():
     """Patches of 2 at stride 1 on 2x3 black pixels: the middle column is under both, 0 and FULL: the middle colour."""
     frames = torch.zeros(1, 1, 3, 2, 3, dtype=torch.uint8)
     made = drawing.masks(frames, torch.tensor([[[0.0, 0.0, FULL]]]), (1, 2), 2, 1)[CLS_ROWS:]
-    assert np.abs(made[0].astype(int) * 2 - np.array([BLACK, MIDDLE, PALE])).max() <= 1
+    assert np.abs(made[0] * 1.5 - np.array([BLACK, MIDDLE, PALE])).max() <= 1
 
 
 def test_frames_are_grey_under_weights_by_what_the_eye_sees():
