@@ -35,13 +35,22 @@ from pipeline.base.files import digest_bytes, digest_code, digest_file, read_jso
 from pipeline.base.seeds import seed_for
 from shards.loader import TrainLoader
 from shards.read import Store
+from train.board import open_board
 from train.checkpoint import Checkpoints
+from train.progress import say
 from train.tasks import TASKS, Task
-from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, say, write_records
+from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, write_records
 from train.validate import Selection, hold_out, make_validator, why_no_look
+
+SCORING = ("evaluate/protocols.py", "evaluate/retrieval.py", "evaluate/distance.py")
+"""What a look at held-out identities is scored by."""
 
 HARMLESS = ("machine",)
 """Settings that decide where and how fast a training runs, not what comes out."""
+
+
+DECIDING_CODE = ("train", "model", "shards", *(f"pipeline/base/{name}.py" for name in ("batch", "seeds")), *SCORING)
+"""Code on which the weights depend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +226,7 @@ def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[s
 def checkpoint_key(run: RunConfig, *digests: str) -> str:
     """Digest of all that decides the weights: settings (without `HARMLESS` ones), data, weights it builds on, code."""
     checkout = Path(__file__).parent.parent
-    code = digest_code(*(checkout / folder for folder in ("train", "model", "shards", "pipeline/base/batch.py", "pipeline/base/seeds.py")))
+    code = digest_code(*(checkout / path for path in DECIDING_CODE))
     return digest_bytes(json.dumps([_deciding(plain(run)), code, *digests], sort_keys=True).encode())
 
 
@@ -252,6 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--start", default="", help="model.safetensors of the stage that this one starts from")
     arguments.add_argument("--pretrained", default="", help="safetensors file of the ViT that the backbone starts from")
     arguments.add_argument("--checkpoints", type=Path, help="folder for the training state; none: nothing is saved on the way")
+    arguments.add_argument("--board", type=Path, help="folder for TensorBoard's event files; none: nothing is written for it")
     arguments.add_argument("--machine", default="", help="JSON file of MachineConfig; none: what config.json holds, else its defaults")
     arguments.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: all that this process may use")
     args = arguments.parse_args(argv)
@@ -280,7 +290,7 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     split, held = hold_out(
         tables.read(args.split, tables.SPLIT), store.table, run.settings.validation.identities, run.seed, run.settings.sampler.identities
     )
-    loader = TrainLoader(store, split, run, listens(run), run.settings.machine.workers)
+    loader = TrainLoader(store, split, run, listens(run), run.settings.machine.workers, rank(), ranks())
     facts = Facts(loader.classes, store.meta["cameras"], store.meta["companion"])
     task = make_task(run, facts, given, device)
     digests = {name: digest_file(path) if path else "" for name, path in asdict(given).items()}
@@ -292,7 +302,14 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     metrics = args.out / "metrics.jsonl"
     selection = make_selection(run, store, held, task.model, device)
     training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, selection=selection, stop=stop)
-    trained = training.train()
+    with contextlib.ExitStack() as closing:
+        if args.board:
+            training.board = open_board(run.settings.machine.tensorboard, args.board, training.number)
+            if training.board:
+                closing.callback(training.board.close)
+        trained = training.train()
+    if trained.kept["remark"]:
+        say(f"{run.stage}: {trained.kept['remark']}")
     if rank() == 0:
         meta = weights_meta(run, facts, trained.network, {"config": digest_file(args.config), **digests})
         weights.save(args.out / "model.safetensors", trained.network, {**meta, "kept": trained.kept})

@@ -15,6 +15,7 @@ from pipeline.base.files import digest_file
 from pipeline.base.seeds import rng
 from tests.train.tiny import CAMERAS, CLASSES, BatchLoader, network, run_config
 from train.checkpoint import Checkpoints, Place
+from train.progress import Progress
 from train.tasks import Distill, Identify
 from train.trainer import Stop, Training
 
@@ -54,10 +55,10 @@ def killed(folder: Path, at: Place, every: int, sent: signal.Signals) -> int:
         going = training(folder, every, stop)
         pause = going._pause
 
-        def hit(before: int) -> None:
+        def hit(before: int, progress: Progress) -> None:
             if going.place == at:
                 os.kill(os.getpid(), sent)
-            pause(before)
+            pause(before, progress)
 
         going._pause = hit
         going.train()
