@@ -39,6 +39,7 @@ TORCH_FREE = (
     "shards.augment",
     "shards.checks",
     "shards.order",
+    "shards.windows",
 )
 LIGHT = (
     "shards.loader",
