@@ -24,6 +24,7 @@ from pipeline.base.seeds import rng
 from shards.augment import draw_changes
 from shards.balance import Batches
 from shards.draw import train_indices
+from shards.windows import Windows
 
 REDRAWN = ("shuffled", "random_clip", "single_speaker")
 """Policies of a companion under which a clip hears another tracklet's sound."""
@@ -78,7 +79,17 @@ class Order:
                 f"train with {', '.join(fitting[:-1])} or {fitting[-1]}"
             )
         self.rows, self.run, self.policy = rows, run, policy
-        self._batches = Batches({key: row["label"] for key, row in rows.items()}, sampler.identities, sampler.tracklets, run.seed)
+        labels = {key: row["label"] for key, row in rows.items()}
+        self.windows: Windows | None = None
+        """Where there are some: what a stream needs to know."""
+        self._batches: Batches | Windows
+        if sampler.window:
+            where = {key: row["shard"] for key, row in rows.items()}
+            self._batches = self.windows = Windows(
+                labels, where, sampler.identities, sampler.tracklets, run.seed, sampler.window, sampler.lanes
+            )
+        else:
+            self._batches = Batches(labels, sampler.identities, sampler.tracklets, run.seed)
         self.steps = self._batches.steps
         self._slots = range(rank * clips // ranks, (rank + 1) * clips // ranks)
         self._sounding = [key for key, row in rows.items() if row["items"]]

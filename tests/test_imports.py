@@ -41,6 +41,7 @@ TORCH_FREE = (
     "shards.augment",
     "shards.checks",
     "shards.order",
+    "shards.windows",
 )
 LIGHT = (
     "shards.loader",

@@ -80,6 +80,7 @@ LOADER = [
         "checks.py",
         "order.py",
         "balance.py",
+        "windows.py",
         "augment.py",
         "draw.py",
         "read.py",
