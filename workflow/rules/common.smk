@@ -288,6 +288,17 @@ def machine_of(wildcards):
     return SETTINGS.methods[wildcards.method].settings_of(wildcards.stage).machine
 
 
+def threads_of(wildcards):
+    """CPUs of a training on each node: those of every rank."""
+    each = SETTINGS.methods[wildcards.method].threads or 8
+    return each * machine_of(wildcards).ranks
+
+
+def on_nodes(wildcards, value):
+    """A resource that only a training on several nodes has; None: it has none of that name."""
+    return value if machine_of(wildcards).nodes > 1 else None
+
+
 def shards_of(wildcards):
     """INDEX that a stage is trained on."""
     method = SETTINGS.methods[wildcards.method]

@@ -58,11 +58,19 @@ rule fit:
         "benchmarks/fit/{method}-{dataset}-{split}-{seed}-{stage}.tsv"
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: SETTINGS.methods[wildcards.method].threads or 8
+    threads: threads_of
     resources:
-        mem_mb=16000,
+        mem_mb=lambda wildcards: 16000 * machine_of(wildcards).ranks,
         runtime=1440,
-        gpu=1,
+        gpu=lambda wildcards: machine_of(wildcards).ranks * machine_of(wildcards).nodes,
+        nodes=lambda wildcards: machine_of(wildcards).nodes,
+        # several nodes (profiles/slurm): one task each, started by the step itself (train.launch) with srun
+        mpi=lambda wildcards: on_nodes(wildcards, "srun"),
+        tasks=lambda wildcards: on_nodes(wildcards, machine_of(wildcards).nodes),
+        tasks_per_gpu=lambda wildcards: on_nodes(wildcards, 0),
+        slurm_extra=lambda wildcards: on_nodes(
+            wildcards, f"--gpus-per-node={machine_of(wildcards).ranks}"
+        ),
     params:
         folder=lambda wildcards, output: Path(output.weights).parent,
         checkpoints=lambda wildcards: f"results/checkpoints/{wildcards.method}/{wildcards.dataset}-{wildcards.split}/seed{wildcards.seed}/{wildcards.stage}",
@@ -82,5 +90,6 @@ rule fit:
         ),
     shell:
         "printf '%s\n' {params.machine:q} > {params.folder}/machine.json;"
-        " python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
-        " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --board {params.board} --threads {threads} 2>&1 | tee {log}"
+        " python -m train.launch {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
+        " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --board {params.board} --threads {threads} 2>&1"
+        " | (trap '' TERM; tee {log})"
