@@ -25,8 +25,8 @@ from shards.prepare import PREPARE
 from shards.prepare.frames import decode
 
 
-class Samples(Packed, Protocol):
-    """What is needed of a `shards.read.Store`; it goes to the workers, so it pickles."""
+class Readable(Protocol):
+    """Samples by name."""
 
     def frames(self, key: str, indices: Sequence[int]) -> Sequence[bytes | memoryview]: ...
 
@@ -35,6 +35,10 @@ class Samples(Packed, Protocol):
     def align(self, key: str, kind: str) -> np.ndarray | None: ...
 
     def items(self, key: str) -> Sequence[str]: ...
+
+
+class Samples(Packed, Readable, Protocol):
+    """What is needed of a `shards.read.Store`; it goes to the workers, so it pickles."""
 
 
 class Clips:
@@ -47,7 +51,7 @@ class Clips:
         hears: whether batches carry the companion.
     """
 
-    def __init__(self, store: Samples, rows: Mapping[str, Mapping[str, Any]], run: RunConfig, hears: bool) -> None:
+    def __init__(self, store: Readable, rows: Mapping[str, Mapping[str, Any]], run: RunConfig, hears: bool) -> None:
         self.store, self.rows, self.run, self.hears = store, rows, run, hears
 
     def train(self, part: Part, order: Order) -> Batch:
@@ -59,7 +63,7 @@ class Clips:
         if self.hears:
             heard = list(zip(part.speakers, part.heard, strict=True))
             companions = {self.run.kind: self.companion(heard, lambda item, spare: order.cut(part.epoch, part.step, item, spare))}
-        return batch(part, frames, companions, self.rows, self.run)
+        return training_batch(part, frames, companions, self.rows, self.run)
 
     def dense(self, clips: Sequence[tuple[str, np.ndarray]]) -> Batch:
         """A batch for evaluation, of (tracklet, frames int64 [T]) per clip; neighbours of one tracklet are decoded together."""
@@ -115,7 +119,9 @@ class Clips:
         return Companion(fitted, lengths, torch.from_numpy(align))
 
 
-def batch(part: Part, frames: Tensor, companions: dict[str, Companion], rows: Mapping[str, Mapping[str, Any]], run: RunConfig) -> Batch:
+def training_batch(
+    part: Part, frames: Tensor, companions: dict[str, Companion], rows: Mapping[str, Mapping[str, Any]], run: RunConfig
+) -> Batch:
     """A training batch of what was drawn, of stored frames and companions."""
     level = torch.tensor(run.settings.augment.erase_level, dtype=torch.uint8)
     changes = Augmentation(torch.from_numpy(part.flip), torch.from_numpy(part.shift), torch.from_numpy(part.erase), level)

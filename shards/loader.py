@@ -8,19 +8,54 @@ Source:  specs/dubbernet.md sections 3.1, 3.2, 3.3, 6 and 7.4. Ours: a worker ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from pipeline.base.batch import Batch
-from pipeline.base.config import RunConfig
+from pipeline.base.config import MachineConfig, RunConfig
 from pipeline.base.errors import ConfigError
 from shards import checks
 from shards.clips import Clips, Samples
 from shards.draw import dense_chunk, dense_count
 from shards.order import Order
+from shards.read import Index, Store
+from shards.resident import ResidentLoader
+from shards.streamed import StreamLoader
 from shards.training import Made, Steps, Training, checked, data_loader
+
+
+def train_loader(
+    index_path: str | os.PathLike[str],
+    split: pa.Table,
+    run: RunConfig,
+    hears: bool,
+    machine: MachineConfig,
+    device: torch.device,
+    rank: int = 0,
+    ranks: int = 1,
+    say: Callable[[str], object] = lambda line: None,
+) -> Training:
+    """The training loader that `machine.data` names; all give the same batches.
+
+    Args:
+        index_path: INDEX; its tars lie beside it, or (stream) where `machine.urls` says.
+        split, run, hears, rank, ranks: see :class:`shards.training.Training`.
+        machine: data, workers, urls, commands, resident_share.
+        device: where batches will be asked for.
+        say: is given lines for whoever reads the log.
+
+    Raises:
+        ConfigError, ShardError, TableError, TrainError: something does not fit together.
+    """
+    if machine.data == "stream":
+        return StreamLoader(Index(index_path), split, run, hears, machine, rank, ranks)
+    if machine.data == "resident":
+        return ResidentLoader(Store(index_path), split, run, hears, machine, device, rank, ranks, say)
+    return TrainLoader(Store(index_path), split, run, hears, machine.workers, rank, ranks)
 
 
 class TrainLoader(Training):

@@ -91,7 +91,7 @@ class Order:
         else:
             self._batches = Batches(labels, sampler.identities, sampler.tracklets, run.seed)
         self.steps = self._batches.steps
-        self._slots = range(rank * clips // ranks, (rank + 1) * clips // ranks)
+        self.slots = range(rank * clips // ranks, (rank + 1) * clips // ranks)
         self._sounding = [key for key, row in rows.items() if row["items"]]
         self._by_label: dict[int, list[str]] = {}
         for key in self._sounding:
@@ -104,14 +104,14 @@ class Order:
             IndexError: `step` is outside 0..steps-1.
         """
         run, whole = self.run, self._batches.batch(epoch, step)
-        keys = [whole[slot] for slot in self._slots]
+        keys = [whole[slot] for slot in self.slots]
         drawn, changes = [], []
-        for slot, key in zip(self._slots, keys, strict=True):
+        for slot, key in zip(self.slots, keys, strict=True):
             draw = rng(run.seed, "draw", epoch, step, slot)
             drawn.append(train_indices(self.rows[key]["frames"], run.settings.clip.frames, draw))
             changes.append(draw_changes(run.settings.clip.frames, run.height, run.width, run.settings.augment, draw))
         flip, shift, erase = (np.stack(some) for some in zip(*changes, strict=True))
-        speakers = self._speakers(whole, epoch, step)[self._slots.start : self._slots.stop] if self.policy else []
+        speakers = self._speakers(whole, epoch, step)[self.slots.start : self.slots.stop] if self.policy else []
         heard = [
             own if speaker == key else own * self.rows[speaker]["frames"] // self.rows[key]["frames"]
             for key, speaker, own in zip(keys, speakers, drawn, strict=False)

@@ -63,8 +63,8 @@ class Training:
         self.steps = self.order.steps
         self._turn = 0
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The host batches of an epoch in order, from `first_step` on; starting late costs nothing. See `batches`.
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Any]:
+        """What `batches` makes ready, on the host (host batches; resident: numbers), in order, from `first_step` on.
 
         One iterator is served at a time: after a later call of this method an earlier iterator raises RuntimeError.
         """
@@ -84,14 +84,14 @@ class Training:
         """
         return on_device(self.epoch(epoch, first_step), device, check)
 
-    def _in_turn(self, epoch: int, first_step: int, turn: int) -> Iterator[Batch]:
+    def _in_turn(self, epoch: int, first_step: int, turn: int) -> Iterator[Any]:
         self._require_turn(turn)
         batches = self._host_batches(epoch, first_step)
         for _ in range(first_step, self.steps):
             self._require_turn(turn)
             yield next(batches)
 
-    def _host_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+    def _host_batches(self, epoch: int, first_step: int) -> Iterator[Any]:
         raise NotImplementedError
 
     def _require_turn(self, turn: int) -> None:

@@ -65,6 +65,8 @@ class Windows:
 
     steps: int
     """Batches per epoch."""
+    largest: int
+    """Shards of the largest window of any epoch."""
 
     def __init__(self, labels: Mapping[str, int], shards: Mapping[str, str], P: int, K: int, seed: int, window: int, lanes: int) -> None:
         self._keys = sorted(labels)
@@ -89,6 +91,7 @@ class Windows:
                 f"({enough} shards are sure to have them); set sampler.lanes to {max(fitting)} or less, or pack more identities into a shard"
             )
         self._window, self._enough = window, enough
+        self.largest = max(-(-size // self._count(size)) for size in (fewest, -(-len(names) // lanes)))
         self._plan: _Plan | None = None
 
     def batch(self, epoch: int, step: int) -> list[str]:
@@ -125,13 +128,16 @@ class Windows:
 
     def _lane_windows(self, lane: np.ndarray) -> list[Window]:
         """Cut a lane's shards into windows, and its steps by the groups that each window makes."""
-        count = max(min(-(-len(lane) // self._window), len(lane) // self._enough), 1)
-        cut = np.array_split(lane, count)
+        cut = np.array_split(lane, self._count(len(lane)))
         groups = [np.maximum(np.unique(self._identity[self._inside(part)], return_counts=True)[1] // self._K, 1).sum() for part in cut]
         ends = np.rint(self.steps * np.cumsum(groups) / np.sum(groups)).astype(int).tolist()
         starts = [0, *ends[:-1]]
         made = [Window(first, last, [self._names[s] for s in part]) for first, last, part in zip(starts, ends, cut, strict=True)]
         return [window for window in made if window.first < window.last]
+
+    def _count(self, size: int) -> int:
+        """Windows of a lane of so many shards."""
+        return min(-(-size // self._window), size // self._enough)
 
     def _inside(self, shards: np.ndarray) -> np.ndarray:
         """Index of the tracklets of some shards."""

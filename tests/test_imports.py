@@ -42,6 +42,7 @@ TORCH_FREE = (
     "shards.checks",
     "shards.order",
     "shards.windows",
+    "shards.stream",
 )
 LIGHT = (
     "shards.loader",
@@ -57,7 +58,7 @@ LIGHT = (
     "evaluate.score",
     "evaluate.report",
 )
-SHARDS_TO_BATCHES = ("shards.loader", "shards.training", "shards.clips", "shards.device")
+SHARDS_TO_BATCHES = ("shards.loader", "shards.training", "shards.clips", "shards.device", "shards.streamed", "shards.resident")
 TORCH = ("model", "train", *SHARDS_TO_BATCHES, "shards.prepare", "evaluate.embed")
 """Who may import torch and what is built on it at the top of a module."""
 TORCH_LATE = ("pipeline.features", "pipeline.encode_companion")

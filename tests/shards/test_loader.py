@@ -597,33 +597,34 @@ def test_what_is_near_a_refusal_and_allowed():
 # --- the real store ---------------------------------------------------------------------------------------------------
 
 
-def pack(folder, kind):
-    """The samples of `people`, packed into one shard; returns its INDEX."""
-    rows, source = people(), FakeStore(people(), kind=kind)
+def pack(folder, kind, rows=None, shards=1, policy="id_speaker"):
+    """The samples of `people` or of other rows, packed; neighbours share a shard; returns INDEX."""
+    rows = rows or people()
+    source = FakeStore(rows, policy, kind)
     facts = [
         {"tracklet": k, "dataset": "d", "identity": i, "kind": "person", "camera": c, "frames": [f"{k}/{t:02d}.jpg" for t in range(n)]}
         for k, i, c, n, _, _ in rows
     ]
-    encoded, runs, features = [], [], []
+    encoded, runs, features, known = [], [], [], set()
     for key, _, _, n, names, _ in rows:
         files = source.frames(key, range(n))
         lengths = [len(file) for file in files]
         encoded.append({"tracklet": key, "values": b"".join(files), "lengths": lengths, "kept": list(range(n)), "resized": 0})
         for r, (name, values) in enumerate(zip(names, source.companion(key, kind, range(len(names))), strict=True)):
-            run = {"tracklet": key, "first": 6 * r, "last": 6 * r + 5, "item": name, "owner": "o", "path": "p", "start": None}
+            run = {"tracklet": key, "first": 6 * r, "last": min(6 * r + 5, n - 1), "item": name, "owner": "o", "path": "p", "start": None}
             runs.append({**run, "seconds": 1.0})
+            if name in known:
+                continue
+            known.add(name)
             width = {"length": len(values), "width": BANDS, "dtype": "float16"}
             features.append({"item": name, "values": values.tobytes(), **width})
-    samples = pack_shard.samples(
-        tables.table(facts, tables.TRACKLETS),
-        [row[0] for row in rows],
-        tables.table(encoded, tables.FRAMES),
-        kind,
-        tables.table(runs, tables.ALIGNMENT),
-        tables.table(features, tables.FEATURES),
-    )
-    with open(folder / "00000.tar", "wb") as out:
-        index = pack_shard.write_tar(out, "00000.tar", samples)
+    facts, frames = tables.table(facts, tables.TRACKLETS), tables.table(encoded, tables.FRAMES)
+    sound = tables.table(runs, tables.ALIGNMENT), tables.table(features, tables.FEATURES)
+    index = []
+    for number, part in enumerate(np.array_split([row[0] for row in rows], shards)):
+        samples = pack_shard.samples(facts, part.tolist(), frames, kind, *sound)
+        with open(folder / f"{number:05d}.tar", "wb") as out:
+            index += pack_shard.write_tar(out, f"{number:05d}.tar", samples)
     meta = {"dataset": "d", "cameras": 3, **{name: source.meta[name] for name in ("frames", "companion")}}
     tables.write_rows(folder / "index.parquet", index, tables.INDEX, meta)
     return folder / "index.parquet"

@@ -75,6 +75,9 @@ LOADER = [
     for name in (
         "loader.py",
         "training.py",
+        "resident.py",
+        "streamed.py",
+        "stream.py",
         "device.py",
         "clips.py",
         "checks.py",
