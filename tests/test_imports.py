@@ -23,10 +23,12 @@ MAY_IMPORT = {
     "model": ["pipeline.base", "model"],
     "train.losses": ["train.losses"],
     "train": ["pipeline.base", "shards", "model", "train"],
+    # the rules of scoring, which are functions of arrays: nothing of a test set comes with them
+    "train.validate": ["pipeline.base", "shards", "model", "train", "evaluate.protocols"],
     "evaluate.embed": ["pipeline.base", "shards", "model"],
     "evaluate": ["pipeline.base", "evaluate"],
 }
-HEAVY = ("soundfile", "soxr", "ffmpeg", "imageio_ffmpeg", "polars", "webdataset", "snakemake", "scipy")
+HEAVY = ("soundfile", "soxr", "ffmpeg", "imageio_ffmpeg", "polars", "webdataset", "snakemake", "scipy", "tensorboard")
 TORCH_FREE = (
     "pipeline.base",
     "evaluate.score",
@@ -36,6 +38,11 @@ TORCH_FREE = (
     "shards.codec",
     "shards.draw",
     "shards.balance",
+    "shards.augment",
+    "shards.checks",
+    "shards.order",
+    "shards.windows",
+    "shards.stream",
 )
 LIGHT = (
     "shards.loader",
@@ -45,11 +52,14 @@ LIGHT = (
     "model.encode_tokens",
     "model.convert_weights",
     "train.fit",
+    "train.validate",
+    "train.board",
     "evaluate.embed",
     "evaluate.score",
     "evaluate.report",
 )
-TORCH = ("model", "train", "shards.loader", "shards.prepare", "evaluate.embed")
+SHARDS_TO_BATCHES = ("shards.loader", "shards.training", "shards.clips", "shards.device", "shards.streamed", "shards.resident")
+TORCH = ("model", "train", *SHARDS_TO_BATCHES, "shards.prepare", "evaluate.embed")
 """Who may import torch and what is built on it at the top of a module."""
 TORCH_LATE = ("pipeline.features", "pipeline.encode_companion")
 """Who may do so inside functions: steps that never decode do not load it."""
@@ -120,6 +130,8 @@ def test_nobody_imports_what_the_picture_forbids(repository):
         ("model.encode_tokens", "from evaluate.embed import embed"),
         ("shards.loader", "import model.registry"),
         ("evaluate.score", "from train.trainer import Trainer"),
+        ("train.trainer", "from evaluate.protocols import apply"),
+        ("train.validate", "from evaluate.embed import embed"),
         ("pipeline.base.tables", "from pipeline.sources import mars"),
         ("shards.read", "from pipeline import align_companion"),
     ],
