@@ -37,6 +37,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
+from model.blocks.part import compile_parts, recompute_parts
 from model.blocks.vit import patch_grid
 from pipeline.base import tables
 from pipeline.base.config import MachineConfig, MethodConfig, ModelConfig, RunConfig, SamplerConfig, StageConfig
@@ -255,10 +256,10 @@ def make(stage: str, size: Size, device: torch.device, options: Options) -> Task
         for network in plain.teacher:
             network.to(device)
         return plain.to(device)
-    task.model.recompute = options.recompute
-    for network in [task.model] + ([teacher.to(device)] if teacher else []):
+    recompute_parts(task, options.recompute)
+    for module in [task] + ([teacher.to(device)] if teacher else []):
         if options.compiled:
-            network.compile_parts(size.backend)
+            compile_parts(module, size.backend)
     return task.to(device)
 
 
