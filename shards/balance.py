@@ -42,10 +42,7 @@ class Batches:
     def __init__(self, labels: Mapping[str, int], P: int, K: int, seed: int) -> None:
         self._keys = sorted(labels)
         identities, self._identity = np.unique(np.array([labels[key] for key in self._keys], np.int64), return_inverse=True)
-        if len(identities) < P:
-            raise TrainError(
-                f"sampler.identities={P}: only {len(identities)} training identities; set sampler.identities to {len(identities)} or less"
-            )
+        check_identities(len(identities), P)
         self._P, self._K, self._seed = P, K, seed
         self._counts = np.bincount(self._identity, minlength=len(identities))
         self._groups = np.maximum(self._counts // K, 1)
@@ -78,6 +75,12 @@ class Batches:
                 plan[step, slot] = groups[i][used[i]]
                 used[i] += 1
         return plan.reshape(self.steps, -1)
+
+
+def check_identities(found: int, P: int) -> None:
+    """Refuse a batch of more identities than there are."""
+    if found < P:
+        raise TrainError(f"sampler.identities={P}: only {found} training identities; set sampler.identities to {found} or less")
 
 
 def split(own: np.ndarray, K: int, draw: np.random.Generator) -> np.ndarray:

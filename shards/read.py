@@ -115,16 +115,18 @@ def check_tar(path: Path, size: int, samples: Sequence[tuple[int, str]]) -> None
         raise ShardError(f"shard {path.name}: no such file in {path.parent}; its index lies there, tar and index belong together") from None
 
 
-class Store:
-    """Samples of one INDEX. Opening reads the index only; tars are mapped when first read, anew in each process.
+class Index:
+    """What one INDEX says, whether its tars are here or not.
 
     Attributes:
+        path: where it lies.
         keys: names of all samples, in the order of INDEX (shard, then offset).
         table: INDEX as it was read.
         meta: INDEX meta: dataset, cameras, frames {height, width}, companion {...} or None.
+        layout: where everything lies in the tars.
 
     Raises:
-        ShardError: (when opened) a tar is missing or is not what INDEX says; names the shard.
+        ShardError: it contradicts itself.
     """
 
     def __init__(self, index_path: str | os.PathLike[str]) -> None:
@@ -135,15 +137,26 @@ class Store:
         self._rows = {key: row for row, key in enumerate(self.keys)}
         if len(self._rows) != len(self.keys):
             raise ShardError(f"{self.path}: {len(self.keys) - len(self._rows)} keys are listed twice; run index_shards again")
+        self.layout = Layout(self.table, str(self.path))
+
+
+class Store(Index):
+    """Samples of one INDEX. Opening reads the index only; tars are mapped when first read, anew in each process.
+
+    Raises:
+        ShardError: (when opened) a tar is missing or is not what INDEX says; names the shard.
+    """
+
+    def __init__(self, index_path: str | os.PathLike[str]) -> None:
+        super().__init__(index_path)
         self._plain = {
             name: self.table.column(name).to_pylist() for name in self.table.column_names if name not in ("members", "offset", "size")
         }
-        self._layout = Layout(self.table, str(self.path))
-        self._members = self._layout.members
-        self._shard = self._layout.shard_of.tolist()
+        self._members = self.layout.members
+        self._shard = self.layout.shard_of.tolist()
         self._maps: dict[int, mmap.mmap] = {}
         self._pid = os.getpid()
-        for shard in range(len(self._layout.names)):
+        for shard in range(len(self.layout.names)):
             self._check_file(shard)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
@@ -221,6 +234,10 @@ class Store:
             out.append(np.frombuffer(view, dtype, count * shape[1], at).reshape(count, shape[1]).copy())
         return out
 
+    def lengths(self, key: str, kind: str) -> list[int]:
+        """Frames L of each item of a tracklet that has this kind of companion."""
+        return self._array(self._row(key), codec.companion_suffixes(kind)[1]).tolist()
+
     def items(self, key: str) -> list[str]:
         """Names of the companion items, in their order in the tar; equal names in two tracklets are equal items."""
         row = self._row(key)
@@ -282,7 +299,7 @@ class Store:
         return view
 
     def _check_file(self, shard: int) -> Path:
-        path = self.path.parent / self._layout.names[shard]
-        first, last = self._layout.rows[shard]
-        check_tar(path, self._layout.sizes[shard], [(int(self._layout.offsets[row]), self.keys[row]) for row in (first, last)])
+        path = self.path.parent / self.layout.names[shard]
+        first, last = self.layout.rows[shard]
+        check_tar(path, self.layout.sizes[shard], [(int(self.layout.offsets[row]), self.keys[row]) for row in (first, last)])
         return path

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "evaluate.embed": ["pipeline.base", "shards", "model"],
     "evaluate": ["pipeline.base", "evaluate"],
 }
-HEAVY = ("soundfile", "soxr", "ffmpeg", "imageio_ffmpeg", "polars", "webdataset", "snakemake", "scipy")
+HEAVY = ("soundfile", "soxr", "ffmpeg", "imageio_ffmpeg", "polars", "webdataset", "snakemake", "scipy", "tensorboard")
 TORCH_FREE = (
     "pipeline.base",
     "evaluate.score",
@@ -38,6 +38,11 @@ TORCH_FREE = (
     "shards.codec",
     "shards.draw",
     "shards.balance",
+    "shards.augment",
+    "shards.checks",
+    "shards.order",
+    "shards.windows",
+    "shards.stream",
 )
 LIGHT = (
     "shards.loader",
@@ -48,11 +53,13 @@ LIGHT = (
     "model.convert_weights",
     "train.fit",
     "train.validate",
+    "train.board",
     "evaluate.embed",
     "evaluate.score",
     "evaluate.report",
 )
-TORCH = ("model", "train", "shards.loader", "shards.prepare", "evaluate.embed")
+SHARDS_TO_BATCHES = ("shards.loader", "shards.training", "shards.clips", "shards.device", "shards.streamed", "shards.resident")
+TORCH = ("model", "train", *SHARDS_TO_BATCHES, "shards.prepare", "evaluate.embed")
 """Who may import torch and what is built on it at the top of a module."""
 TORCH_LATE = ("pipeline.features", "pipeline.encode_companion")
 """Who may do so inside functions: steps that never decode do not load it."""

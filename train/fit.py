@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 
@@ -34,12 +35,22 @@ from pipeline.base.files import digest_bytes, digest_code, digest_file, read_jso
 from pipeline.base.seeds import seed_for
 from shards.loader import TrainLoader
 from shards.read import Store
+from train.board import open_board
 from train.checkpoint import Checkpoints
+from train.progress import say
 from train.tasks import TASKS, Task
-from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, say, write_records
+from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, write_records
+from train.validate import Selection, hold_out, make_validator, why_no_look
+
+SCORING = ("evaluate/protocols.py", "evaluate/retrieval.py", "evaluate/distance.py")
+"""What a look at held-out identities is scored by."""
 
 HARMLESS = ("machine",)
 """Settings that decide where and how fast a training runs, not what comes out."""
+
+
+DECIDING_CODE = ("train", "model", "shards", *(f"pipeline/base/{name}.py" for name in ("batch", "seeds")), *SCORING)
+"""Code on which the weights depend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +183,18 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
 
 
+def make_selection(run: RunConfig, store: Store, held: pa.Table, network: Network, device: torch.device) -> Selection:
+    """Who decides which weights are handed on, with a look at held-out identities where there are any and the network may."""
+    validation = run.settings.validation
+    why = why_no_look(network.hears, store.meta["companion"]) if validation.identities else ""
+    validator = None
+    if validation.identities and not why and rank() == 0:
+        validator = make_validator(store, held, run, network.hears, device, run.settings.machine.workers)
+    if why:
+        say(f"warning: {run.stage}: {why}")
+    return Selection(validation, run.this.epochs, validator, why)
+
+
 def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[str, str]) -> dict[str, Any]:
     """What `model.safetensors` says about itself.
 
@@ -203,7 +226,7 @@ def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[s
 def checkpoint_key(run: RunConfig, *digests: str) -> str:
     """Digest of all that decides the weights: settings (without `HARMLESS` ones), data, weights it builds on, code."""
     checkout = Path(__file__).parent.parent
-    code = digest_code(*(checkout / folder for folder in ("train", "model", "shards", "pipeline/base/batch.py", "pipeline/base/seeds.py")))
+    code = digest_code(*(checkout / path for path in DECIDING_CODE))
     return digest_bytes(json.dumps([_deciding(plain(run)), code, *digests], sort_keys=True).encode())
 
 
@@ -238,6 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--start", default="", help="model.safetensors of the stage that this one starts from")
     arguments.add_argument("--pretrained", default="", help="safetensors file of the ViT that the backbone starts from")
     arguments.add_argument("--checkpoints", type=Path, help="folder for the training state; none: nothing is saved on the way")
+    arguments.add_argument("--board", type=Path, help="folder for TensorBoard's event files; none: nothing is written for it")
     arguments.add_argument("--machine", default="", help="JSON file of MachineConfig; none: what config.json holds, else its defaults")
     arguments.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: all that this process may use")
     args = arguments.parse_args(argv)
@@ -263,8 +287,10 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
         raise TrainError(
             f"{args.index}: INDEX of data set '{store.meta['dataset']}', but config.json is for '{run.dataset}'; give both of one"
         )
-    split = tables.read(args.split, tables.SPLIT)
-    loader = TrainLoader(store, split, run, listens(run), run.settings.machine.workers)
+    split, held = hold_out(
+        tables.read(args.split, tables.SPLIT), store.table, run.settings.validation.identities, run.seed, run.settings.sampler.identities
+    )
+    loader = TrainLoader(store, split, run, listens(run), run.settings.machine.workers, rank(), ranks())
     facts = Facts(loader.classes, store.meta["cameras"], store.meta["companion"])
     task = make_task(run, facts, given, device)
     digests = {name: digest_file(path) if path else "" for name, path in asdict(given).items()}
@@ -274,8 +300,16 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     checkpoints = Checkpoints(args.checkpoints, key, machine, say) if args.checkpoints else None
 
     metrics = args.out / "metrics.jsonl"
-    training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, stop=stop)
-    trained = training.train()
+    selection = make_selection(run, store, held, task.model, device)
+    training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, selection=selection, stop=stop)
+    with contextlib.ExitStack() as closing:
+        if args.board:
+            training.board = open_board(run.settings.machine.tensorboard, args.board, training.number)
+            if training.board:
+                closing.callback(training.board.close)
+        trained = training.train()
+    if trained.kept["remark"]:
+        say(f"{run.stage}: {trained.kept['remark']}")
     if rank() == 0:
         meta = weights_meta(run, facts, trained.network, {"config": digest_file(args.config), **digests})
         weights.save(args.out / "model.safetensors", trained.network, {**meta, "kept": trained.kept})

@@ -16,9 +16,7 @@ import math
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
@@ -28,7 +26,6 @@ import torch.distributed as dist
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from model.api import Network
 from model.ranks import rank, ranks
@@ -37,14 +34,15 @@ from pipeline.base.config import RunConfig
 from pipeline.base.errors import TrainError
 from pipeline.base.files import atomic_open
 from pipeline.base.seeds import seed_for
+from train.board import Board, scalars_of
 from train.checkpoint import Checkpoints, Place
 from train.optim import make_optimiser, set_learning_rate
+from train.progress import Progress, say
 from train.tasks import Task
+from train.validate import Selection
 
 CHECK_STEPS = 50
 """Batches between looks at the values of the terms."""
-
-tqdm.set_lock(threading.RLock())  # its own lock is shared by forked processes: one that is killed while it holds it stops all others
 
 
 class Loader(Protocol):
@@ -54,14 +52,11 @@ class Loader(Protocol):
     def steps(self) -> int:
         """Batches per epoch."""
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """This rank's part of the batches of one epoch (from 1), a function of (seed, epoch, step)."""
+    def batches(self, epoch: int, first_step: int, device: torch.device, check: Callable[[Batch], object]) -> Iterator[Batch]:
+        """This rank's part of the batches of one epoch (from 1), a function of (seed, epoch, step), ready on the device.
 
-
-def say(line: str) -> None:
-    """One plain line of progress on stderr, from rank 0."""
-    if rank() == 0:
-        print(line, file=sys.stderr, flush=True)
+        `check` sees each batch while its values are on the host.
+        """
 
 
 def be_deterministic() -> None:
@@ -139,23 +134,6 @@ class Stop:
         return bool(said.item())
 
 
-class WaitClock:
-    """Seconds that a loop has waited for what it iterates over."""
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches."""
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
-
-
 class EpochLog:
     """Sums the values of an epoch's batches; fetches them from the device in windows and names what is not finite.
 
@@ -211,8 +189,8 @@ class Trained:
 
     network: Network
     """The weights to keep: the last, their moving average, or the best."""
-    kept: str
-    """What they are, in words."""
+    kept: dict[str, Any]
+    """What they are: :meth:`train.validate.Selection.hand_on`, and 'average', the decay of a moving average."""
     records: list[dict[str, Any]] = field(default_factory=list)
     """One per epoch, as in metrics.jsonl."""
 
@@ -227,6 +205,7 @@ class Training:
         device: where it trains.
         metrics: rewritten whole after every epoch, so that it never holds epochs that a resumed training repeats.
         checkpoints: where to save and look for states; None: nowhere.
+        selection: which weights are handed on; None: the last.
         stop: asked after every step (with several ranks: every `CHECK_STEPS`) whether to save and end.
 
     Raises:
@@ -242,6 +221,7 @@ class Training:
         device: torch.device,
         metrics: Path,
         checkpoints: Checkpoints | None,
+        selection: Selection | None = None,
         stop: Stop | None = None,
     ) -> None:
         self.task, self.loader, self.run, self.device, self.metrics = task, loader, run, device, metrics
@@ -249,8 +229,11 @@ class Training:
         self.weights = loss_weights(task.names, run)  # refused before anything is built on it
         self.optimiser = make_optimiser(task, run.settings.optim)
         self.average = ModelEmaV3(task.model, decay=run.settings.ema) if run.settings.ema else None
+        self.selection = selection or Selection(run.settings.validation, run.this.epochs, None)
         self.records: list[dict[str, Any]] = []
         self.place, self.log = Place(1, 0), EpochLog(1)
+        self.board: Board | None = None
+        """Of the first rank, where there is one; opened once it is known at which step the training goes on."""
         self._restore()
         self.module: torch.nn.Module = task
         if ranks() > 1:
@@ -267,65 +250,92 @@ class Training:
         """
         epochs = self.run.this.epochs
         self._write()
-        while self.place.epoch <= epochs:
-            epoch = self.place.epoch
-            rate = set_learning_rate(self.optimiser, epoch, epochs, self.run.settings.optim, self.run.settings.schedule)
-            record = self._epoch()
-            self.records.append({"epoch": epoch, "step": epoch * record["steps"], "lr": rate, **record})
-            self.place, self.log = Place(epoch + 1, 0), EpochLog(epoch + 1)
-            self._write()
-            asked = epoch < epochs and self.stop.agreed()
-            if epoch % self.run.settings.machine.checkpoint_epochs == 0 or epoch == epochs or asked:
-                self._save()
-            if asked:
-                self._end(f"after epoch {epoch}")
-        network, kept = self.task.model, "last epoch"
-        if self.average:
-            network, kept = cast(Network, self.average.module), "moving average of the last epoch"
-        return Trained(network, kept, self.records)
+        with Progress(self.run.stage, epochs, self.loader.steps, self.number) as progress:
+            while self.place.epoch <= epochs:
+                self._whole_epoch(progress)
+        kept = self.selection.hand_on(self.network) | {"average": self.run.settings.ema}
+        return Trained(self.network, kept, self.records)
 
-    def _epoch(self) -> dict[str, Any]:
+    def _whole_epoch(self, progress: Progress) -> None:
+        """What is left of an epoch, and what follows it: a look at held-out identities, the records, a checkpoint."""
+        epoch, epochs, settings = self.place.epoch, self.run.this.epochs, self.run.settings
+        rate = set_learning_rate(self.optimiser, epoch, epochs, settings.optim, settings.schedule)
+        record = {"epoch": epoch, "step": epoch * self.loader.steps, "lr": rate, **self._epoch(progress)}
+        if rank() == 0:
+            record |= self.selection.after(epoch, self.network)
+        self.records.append(record)
+        if self.board:
+            self.board.scalars(record["step"], scalars_of(record))
+        self.place, self.log = Place(epoch + 1, 0), EpochLog(epoch + 1)
+        self._write()
+        asked = epoch < epochs and self.stop.agreed()
+        if epoch % settings.machine.checkpoint_epochs == 0 or epoch == epochs or asked:
+            self._save()
+        if asked:
+            self._end(f"after epoch {epoch}")
+
+    @property
+    def number(self) -> int:
+        """Batches since the training began."""
+        return (self.place.epoch - 1) * self.loader.steps + self.place.step
+
+    @property
+    def network(self) -> Network:
+        """What would be handed on now: the network, or its moving average where there is one."""
+        return cast(Network, self.average.module) if self.average else self.task.model
+
+    def _epoch(self, progress: Progress) -> dict[str, Any]:
         """What is left of one epoch; returns its means and its speed."""
-        run, epoch, first = self.run, self.place.epoch, self.place.step
+        steps, accumulate = self.loader.steps, self.run.settings.optim.accumulate
         self.task.train()
-        clips, clock, begun, steps = 0, WaitClock(), time.perf_counter(), self.loader.steps
-        batches = clock.timed(self.loader.epoch(epoch, first))
-        shown = rank() == 0 and sys.stderr.isatty()
-        with tqdm(total=steps, initial=first, desc=f"{run.stage} {epoch}/{run.this.epochs}", disable=not shown, leave=False) as bar:
-            while self.place.step < steps:
-                before, size = self.place.step, min(run.settings.optim.accumulate, steps - self.place.step)
-                clips += self._step(batches, size)
-                self.place = Place(epoch, before + size)
-                bar.update(size)
-                self._pause(before)
-        self.log.fetch()
+        progress.begin(self.place.epoch)
+        batches = progress.timed(self.loader.batches(self.place.epoch, self.place.step, self.device, self.task.check))
+        while self.place.step < steps:
+            before, size = self.place.step, min(accumulate, steps - self.place.step)
+            self._step(batches, size, progress)
+            self.place = Place(self.place.epoch, before + size)
+            self._pause(before, progress)
+        self._fetch(progress)
         assert self.log.steps == steps, f"the loader promised {steps} batches and gave {self.log.steps}"
         self._check_state()
-        return self._record(clips * ranks(), clock.waited, time.perf_counter() - begun)
+        progress.end(self._means())
+        return self._record(progress)
 
-    def _step(self, batches: Iterator[Batch], size: int) -> int:
-        """One step of the optimiser, by the mean gradient of `size` batches; returns the number of clips."""
-        run, clips = self.run, 0
+    def _step(self, batches: Iterator[Batch], size: int, progress: Progress) -> None:
+        """One step of the optimiser, by the mean gradient of `size` batches."""
+        run, epoch = self.run, self.place.epoch
         self.optimiser.zero_grad(set_to_none=True)
         for number in range(size):
-            batch = next(batches)
-            clips += len(batch.tracklet)
-            self.task.check(batch)
-            torch.manual_seed(seed_for(run.seed, "step", self.place.epoch, self.place.step + number))
+            batch, step = next(batches), self.place.step + number
+            if self.board and step == 0 and self._pictures_due(epoch):
+                self.board.pictures(self.number, self.task, batch, run)
+            torch.manual_seed(seed_for(run.seed, "step", epoch, step))
             wait = number < size - 1 and isinstance(self.module, DistributedDataParallel)
             with cast(DistributedDataParallel, self.module).no_sync() if wait else contextlib.nullcontext():
-                self.log.add(backward(self.module, self.task, batch.to(self.device), self.weights, run.settings.precision, size))
+                self.log.add(backward(self.module, self.task, batch, self.weights, run.settings.precision, size))
+            progress.add(len(batch.tracklet) * ranks())
         self.optimiser.step()
         if self.average:
             self.average.update(self.task.model)
-        return clips
 
-    def _pause(self, before: int) -> None:
+    def _pictures_due(self, epoch: int) -> bool:
+        every = self.run.settings.machine.pictures_epochs
+        return every > 0 and (epoch == 1 or epoch % every == 0)
+
+    def _fetch(self, progress: Progress) -> None:
+        self.log.fetch()
+        progress.tell(self._means())
+
+    def _means(self) -> dict[str, float]:
+        """The loss and its terms, of the epoch so far."""
+        return {name: self.log.mean(name) for name in ("loss", *self.task.names)}
+
+    def _pause(self, before: int, progress: Progress) -> None:
         """Between two steps: look at the values, save a checkpoint, end, where it is time to."""
         every, step = self.run.settings.machine.checkpoint_steps, self.place.step
         looked = self.log.due
         if looked:
-            self.log.fetch()
+            self._fetch(progress)
         asked = self.stop.agreed() if looked or ranks() == 1 else False
         inside = step < self.loader.steps
         if inside and (asked or (every and step // every > before // every)):
@@ -341,26 +351,22 @@ class Training:
         say(f"{self.run.stage}: terminated from outside (SIGTERM), {saved}")
         sys.exit(128 + signal.SIGTERM)
 
-    def _record(self, clips: int, waited: float, spent: float) -> dict[str, Any]:
-        """The epoch's record; says it, with the task's remarks."""
-        log, task, run = self.log, self.task, self.run
+    def _record(self, progress: Progress) -> dict[str, Any]:
+        """The epoch's record; says what its statistics call for."""
+        log, task = self.log, self.task
         stats = {name: log.mean(name) for name in task.stats}
-        record: dict[str, Any] = {
+        remarks = task.remarks(stats)
+        for remark in remarks:
+            say(f"warning: {self.run.stage}, epoch {log.epoch}: {remark}")
+        return {
             "steps": log.steps,
             "loss": log.mean("loss"),
             "terms": {name: log.mean(name) for name in task.names},
             "stats": stats,
-            "remarks": task.remarks(stats),
-            "tracklets_per_s": round(clips / spent, 2),
-            "data_wait": round(waited / spent, 4),
+            "remarks": remarks,
+            "tracklets_per_s": round(progress.speed, 2),
+            "data_wait": round(progress.wait, 4),
         }
-        if not sys.stderr.isatty():
-            terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
-            speed = record["tracklets_per_s"]
-            say(f"{run.stage} {log.epoch}/{run.this.epochs}  loss {record['loss']:.4f}  {terms}  {speed} tracklets/s")
-        for remark in record["remarks"]:
-            say(f"warning: {run.stage}, epoch {log.epoch}: {remark}")
-        return record
 
     # --- what is kept on disk ---
 
@@ -374,11 +380,12 @@ class Training:
             self.task.load_state_dict(groups["task"])
             if self.average:
                 self.average.module.load_state_dict(groups["average"])
+            self.selection.load(groups["best"], facts["selection"])
         self.place, self.records = restored.place, facts["records"]
         self.log = EpochLog(restored.place.epoch, restored.place.step, facts["sums"])
-        inside = f", step {self.place.step} of {self.loader.steps}" if self.place.step else ""
-        where = f"in epoch {self.place.epoch}{inside}" if inside else f"after epoch {self.place.epoch - 1}"
-        say(f"{self.run.stage}: resumed {where} of {self.run.this.epochs}")
+        epoch, step, epochs = self.place.epoch, self.place.step, self.run.this.epochs
+        inside = f"in epoch {epoch} of {epochs}, after step {step} of {self.loader.steps}"
+        say(f"{self.run.stage}: resumed {inside if step else f'after epoch {epoch - 1} of {epochs}'}")
 
     def _save(self) -> None:
         if not self.checkpoints or rank() != 0:
@@ -386,8 +393,11 @@ class Training:
         groups = {"task": self.task.state_dict()}
         if self.average:
             groups["average"] = self.average.module.state_dict()
-        number = (self.place.epoch - 1) * self.loader.steps + self.place.step
-        self.checkpoints.save(number, self.place, groups, self.optimiser, {"records": self.records, "sums": self.log.sums})
+        if self.board:
+            self.board.flush()
+        groups["best"], selection = self.selection.state()
+        facts = {"records": self.records, "sums": self.log.sums, "selection": selection}
+        self.checkpoints.save(self.number, self.place, groups, self.optimiser, facts)
 
     def _write(self) -> None:
         if rank() == 0:

@@ -163,6 +163,14 @@ def make_validator(store: Samples, held: pa.Table, run: RunConfig, hears: bool, 
     return Validator(DenseLoader(store, held, (HELD_OUT,), run, hears, workers, frames), held, store.table, device)
 
 
+def in_words(look: dict[str, Any]) -> str:
+    """One look for the log."""
+    return (
+        f"{look['identities']} held-out identities: mAP {look['mAP']:.1%}, rank-1 {look['rank1']:.1%} "
+        f"({look['valid']} of {look['queries']} queries valid)"
+    )
+
+
 class Best:
     """A copy of the weights of the best look so far, on the host; of equal ones the first."""
 

@@ -573,6 +573,11 @@ class StageConfig:
             not {"stages", "companion"} & set(self.changes),
             "changes: may hold any section of a method but 'stages' and 'companion' (a stage has its own `companion`)",
         )
+        _require(
+            not isinstance(self.changes.get("validation"), dict) or "identities" not in self.changes["validation"],
+            "changes.validation.identities: the same identities are held out in every stage, or a student would be judged by people whom "
+            "its teacher knows; set it for the method",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

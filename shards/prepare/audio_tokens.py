@@ -1,6 +1,6 @@
 """Load-time half of audio tokens: what a frozen encoder made -> one array. Nothing is cut, padded or drawn.
 
-In:      float16 [L, D] per clip, L the same for all.   Out: float32 [N, L, D] and the valid length of each, which is L.
+In:      float16 [L, D] per clip, L the same for all.   Out: float16 [N, L, D] and the valid length of each, which is L.
 Source:  specs/dubbernet.md section 3.1 (L is constant over a data set).
 """
 
@@ -8,7 +8,7 @@ Source:  specs/dubbernet.md section 3.1 (L is constant over a data set).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,17 +17,17 @@ from torch import Tensor
 from pipeline.base.errors import ShardError
 
 
-def fit(items: Sequence[np.ndarray], tokens: int, width: int, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+def fit(items: Sequence[np.ndarray], tokens: int, width: int, cut: Callable[[int, int], int] | None) -> tuple[Tensor, Tensor]:
     """Stack items of one shape.
 
     Args:
         items: float16 [L, D] each.
         tokens: L.
         width: D.
-        rng: not used; here so that all media are called alike.
+        cut: not used; here so that all media are called alike.
 
     Returns:
-        values float32 [N, L, D] and lengths int64 [N], all L.
+        values float16 [N, L, D] and lengths int64 [N], all L.
 
     Raises:
         ShardError: an item has another shape.
@@ -37,5 +37,5 @@ def fit(items: Sequence[np.ndarray], tokens: int, width: int, rng: np.random.Gen
             raise ShardError(
                 f"a clip has audio tokens {list(item.shape)}, expected [{tokens}, {width}] of the companion's settings; pack the shards again"
             )
-    values = np.stack(items).astype(np.float32) if items else np.zeros((0, tokens, width), np.float32)
+    values = np.stack(items).astype(np.float16, copy=False) if items else np.zeros((0, tokens, width), np.float16)
     return torch.from_numpy(values), torch.full((len(items),), tokens, dtype=torch.int64)

@@ -1,18 +1,15 @@
-"""Load-time half of frames: JPEG bytes -> uint8 pictures; flip, crop and erase for training.
+"""Load-time half of frames: JPEG bytes -> uint8 pictures; flip, shift and erase them for training.
 
-In:      JPEG files of the drawn frames.   Out: uint8 tensors [T, 3, H, W], RGB; the network normalises on its device.
-Source:  specs/dubbernet.md section 3.2. Ours: flip and crop are shared by the frames of a clip unless `shared` is off;
-         erasing is drawn per frame, fills a level before normalisation (128 is zero after it), is tried up to
-         `erase_attempts` times, and draws the aspect of the rectangle on a logarithmic scale. As released: `shared` off,
-         one attempt, levels 189, 186, 179 (0.485, 0.456, 0.406 after normalisation), aspect drawn uniformly.
+In:      JPEG files of the drawn frames; what was drawn for them (shards/augment.py).
+Out:     uint8 tensors, RGB; the network normalises on its device.
+Source:  specs/dubbernet.md section 3.2. Ours: only whole pixels move, so that a CPU and a GPU give the same bytes.
 """
 
-# T frames of a clip, H height and W width in pixels. In memory colours come last, as JPEG decoders give them: turning the
-# axes round would cost as much as half the decoding, and convolutions take either order.
+# B clips, T frames of each, N frames in a row, H height and W width in pixels. In memory colours come last, as JPEG decoders give
+# them: turning the axes round would cost as much as half the decoding, and convolutions take either order.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,117 +17,103 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pipeline.base.config import AugmentConfig
+from pipeline.base.batch import Augmentation
 from pipeline.base.errors import ShardError
 
 
-def decode(jpegs: Sequence[bytes | memoryview], height: int, width: int, where: str, indices: Sequence[int] | np.ndarray) -> Tensor:
+def decode(jpegs: Sequence[bytes | memoryview], out: Tensor, where: str, indices: Sequence[int] | np.ndarray) -> None:
     """Decode JPEG files of one tracklet.
 
     Args:
         jpegs: one file per entry of `indices`.
-        height: pixels that every picture must have.
-        width: pixels that every picture must have.
+        out: uint8 [N, 3, height, width], to be filled with RGB; its size is what every picture must have.
         where: shard and tracklet, for messages.
         indices: frame numbers in the tracklet, for messages.
-
-    Returns:
-        uint8 [T, 3, height, width], RGB.
 
     Raises:
         ShardError: a file does not decode or has another size; names shard, tracklet and frame.
     """
-    out = torch.empty((len(jpegs), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    for t, (jpeg, index) in enumerate(zip(jpegs, indices, strict=True)):
+    for picture, jpeg, index in zip(out, jpegs, indices, strict=True):
         try:  # bytearray: torch wants memory it may write to
-            picture = decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), ImageReadMode.RGB)
+            decoded = decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), ImageReadMode.RGB)
         except (RuntimeError, ValueError) as error:
             raise ShardError(f"{where}: frame {index} does not decode ({error}); delete that shard and pack it again") from None
-        if picture.shape[1:] != out.shape[2:]:
-            found = f"{picture.shape[1]}x{picture.shape[2]}"
-            raise ShardError(f"{where}: frame {index} is {found} (height x width), expected {height}x{width}; pack the shards again")
-        out[t] = picture
-    return out
+        if decoded.shape != picture.shape:
+            found, expected = ("x".join(map(str, some.shape[1:])) for some in (decoded, picture))
+            raise ShardError(f"{where}: frame {index} is {found} (height x width), expected {expected}; pack the shards again")
+        picture.copy_(decoded)
 
 
-def augment(frames: Tensor, settings: AugmentConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Flip, pad and crop, then erase.
-
-    Numbers are drawn in this order: flip, top, left (once if `settings.shared`, else for each frame), then the
-    rectangle of each frame.
+def augment(frames: Tensor, changes: Augmentation) -> Tensor:
+    """Change the frames of a batch as was drawn.
 
     Args:
-        frames: uint8 [T, 3, H, W]; not changed.
-        settings: chances and sizes.
-        rng: the clip's own generator.
+        frames: uint8 [B, T, 3, H, W], on any device; not changed.
+        changes: on the same device.
 
     Returns:
-        uint8 [T, 3, H, W], and bool [T]: whether the frame lost a rectangle (not where no attempt to fit one succeeded).
+        uint8 [B, T, 3, H, W], colours last in memory; the same bytes on every device.
     """
-    parts = frames.split(len(frames) if settings.shared else 1)
-    moved = []
-    for part in parts:
-        flip = rng.random() < settings.flip
-        top, left = rng.integers(0, 2 * settings.pad, size=2, endpoint=True).tolist()
-        moved.append(shift(part.flip(-1) if flip else part, settings.pad - top, settings.pad - left))
-    out = moved[0] if settings.shared else join(moved)
-    T, _, H, W = out.shape
-    pixels = out.permute(0, 2, 3, 1).numpy()  # the same memory; NumPy fills a rectangle with rows of a colour ten times as fast
-    row = np.full((W, 3), settings.erase_level, np.uint8)
-    erased = np.zeros(T, np.bool_)
-    for t in range(T):
-        if rng.random() < settings.erase:
-            y, x, h, w = rectangle(H, W, settings, rng)
-            pixels[t, y : y + h, x : x + w] = row[:w]
-            erased[t] = h > 0
-    return out, torch.from_numpy(erased)
+    pictures = frames.permute(0, 1, 3, 4, 2)
+    if frames.device.type == "cpu":
+        out = _one_by_one(pictures, changes)
+    else:
+        numbers = torch.arange(pictures.shape[0] * pictures.shape[1], device=frames.device).unflatten(0, pictures.shape[:2])
+        out = take(pictures.flatten(0, 1), numbers, changes)
+    return out.permute(0, 1, 4, 2, 3)
 
 
-def join(parts: Sequence[Tensor]) -> Tensor:
-    """Frames of one or more clips in a row, colours last in memory: uint8 [sum of T, 3, H, W], new memory."""
-    return torch.cat([part.permute(0, 2, 3, 1) for part in parts]).permute(0, 3, 1, 2)
-
-
-def shift(frames: Tensor, down: int, right: int) -> Tensor:
-    """Move pictures inside their borders; what enters is zero (black).
-
-    Padding by p zeros and cropping back at (top, left) of the padded picture is a shift by (p - top, p - left).
+def take(pictures: Tensor, numbers: Tensor, changes: Augmentation) -> Tensor:
+    """Pick pictures and change them, all at once: for a device on which calls are dear and pixels cheap.
 
     Args:
-        frames: uint8 [T, 3, H, W].
-        down: pixels, negative is up.
-        right: pixels, negative is left.
+        pictures: uint8 [N, H, W, 3].
+        numbers: int64 [B, T], each in 0..N-1.
+        changes: of B clips of T frames.
 
     Returns:
-        uint8 [T, 3, H, W], new memory.
+        uint8 [B, T, H, W, 3].
     """
-    H, W = frames.shape[-2:]
-    out = torch.zeros_like(frames)
-    out[..., _kept(H, down), _kept(W, right)] = frames[..., _kept(H, -down), _kept(W, -right)]
-    return out
+    H, W = pictures.shape[1:3]
+    y, x = torch.arange(H, device=pictures.device), torch.arange(W, device=pictures.device)
+    row, column = y - changes.shift[..., :1], x - changes.shift[..., 1:]  # [B, T, H], [B, T, W]: where a pixel comes from
+    inside = _cross((row >= 0) & (row < H), (column >= 0) & (column < W))
+    column = torch.where(changes.flip[..., None], W - 1 - column, column)
+    out = pictures[numbers[..., None, None], row.clamp(0, H - 1)[..., :, None], column.clamp(0, W - 1)[..., None, :]]
+    top, left, height, width = (part[..., None] for part in changes.erase.unbind(-1))
+    erased = _cross((y >= top) & (y < top + height), (x >= left) & (x < left + width))
+    return torch.where(erased, changes.level, out * inside)
+
+
+def _cross(rows: Tensor, columns: Tensor) -> Tensor:
+    """bool [..., H] and [..., W] -> [..., H, W, 1]: both."""
+    return (rows[..., :, None] & columns[..., None, :])[..., None]
+
+
+def _one_by_one(pictures: Tensor, changes: Augmentation) -> Tensor:
+    """The same on a CPU, where a pixel that is moved once is what counts. uint8 [B, T, H, W, 3] -> the same shape, new memory.
+
+    torch turns rows of pixels round ten times as fast as NumPy; NumPy fills a rectangle with rows of a colour ten times as fast as
+    torch.
+    """
+    B, T, H, W, _ = pictures.shape
+    out = np.zeros(pictures.shape, np.uint8)
+    row = np.full((W, 3), changes.level.numpy(), np.uint8)
+    flips, shifts, rectangles = changes.flip.tolist(), changes.shift.tolist(), changes.erase.tolist()
+    for b in range(B):
+        first = 0
+        for t in range(1, T + 1):  # frames that move alike move together
+            if t < T and flips[b][t] == flips[b][first] and shifts[b][t] == shifts[b][first]:
+                continue
+            (down, right), part = shifts[b][first], pictures[b, first:t]
+            source = part.permute(0, 3, 1, 2).flip(-1).permute(0, 2, 3, 1) if flips[b][first] else part  # the order torch is fast in
+            out[b, first:t, _kept(H, down), _kept(W, right)] = source[:, _kept(H, -down), _kept(W, -right)].numpy()
+            first = t
+        for t, (top, left, height, width) in enumerate(rectangles[b]):
+            out[b, t, top : top + height, left : left + width] = row[:width]
+    return torch.from_numpy(out)
 
 
 def _kept(size: int, by: int) -> slice:
     """Where the pixels that stay in the picture lie after moving by `by`."""
     return slice(max(by, 0), max(size + min(by, 0), 0))
-
-
-def rectangle(H: int, W: int, settings: AugmentConfig, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A rectangle that fits into a picture: top, left, height, width in pixels; 0, 0, 0, 0 if no attempt fits.
-
-    Each attempt draws an area, uniform in `erase_area` times the picture's, and an aspect (height over width) in
-    `erase_aspect`..1/`erase_aspect`, uniform itself or in its logarithm (`erase_aspect_draw`); sides are rounded to
-    whole pixels, at least one. The place is uniform over all places where the rectangle fits.
-    """
-    smallest, largest = settings.erase_area
-    lowest = settings.erase_aspect
-    for _ in range(settings.erase_attempts):
-        area = rng.uniform(smallest, largest) * H * W
-        if settings.erase_aspect_draw == "uniform":
-            aspect = rng.uniform(lowest, 1 / lowest)
-        else:
-            aspect = math.exp(rng.uniform(math.log(lowest), -math.log(lowest)))
-        h, w = max(round(math.sqrt(area * aspect)), 1), max(round(math.sqrt(area / aspect)), 1)
-        if h <= H and w <= W:
-            return int(rng.integers(0, H - h, endpoint=True)), int(rng.integers(0, W - w, endpoint=True)), h, w
-    return 0, 0, 0, 0

@@ -23,10 +23,10 @@ from pipeline.base import tables
 from pipeline.base.config import AugmentConfig, MethodConfig, RunConfig, SamplerConfig, StageConfig
 from pipeline.base.seeds import rng
 from shards import pack_shard
+from shards.augment import rectangle
 from shards.balance import Batches
 from shards.draw import train_indices
 from shards.loader import TrainLoader
-from shards.prepare.frames import rectangle
 from shards.read import Store
 
 H, W, FRAMES, T, P, K = 256, 128, 60, 6, 4, 2
@@ -56,7 +56,7 @@ def _measure(folder: Path, identities: int) -> list[dict[str, Any]]:
     batches = Batches(labels, P, K, run.seed)
 
     def packed(epoch: int) -> list[torch.Tensor]:
-        return [batch.frames for batch in loader.epoch(epoch)]
+        return [batch.frames for batch in loader.batches(epoch, 0, torch.device("cpu"))]
 
     def loose(epoch: int) -> list[torch.Tensor]:
         return [_loose_batch(folder, batches, run, epoch, step) for step in range(batches.steps)]

@@ -139,6 +139,14 @@ def digest(batch):
     return state.hexdigest()
 
 
+CPU = torch.device("cpu")
+
+
+def ready(loader, epoch, first_step=0):
+    """The batches that networks get."""
+    return loader.batches(epoch, first_step, CPU)
+
+
 def digests(batches):
     return [digest(batch) for batch in batches]
 
@@ -150,7 +158,7 @@ def test_a_training_batch():
     rows = people()
     loader = TrainLoader(FakeStore(rows), split(rows), run_config(augment=PLAIN), hears=True, workers=0)
     assert (loader.classes, loader.steps) == (4, 2)
-    for batch in loader.epoch(0):
+    for batch in ready(loader, 0):
         assert batch.frames.shape == (4, 6, 3, H, W) and batch.frames.dtype == torch.uint8
         assert batch.erased.shape == (4, 6) and batch.erased.dtype == torch.bool and not batch.erased.any()
         assert batch.label.dtype == batch.camera.dtype == torch.int64
@@ -175,7 +183,7 @@ def test_erased_says_which_frames_lost_a_rectangle():
     seen = []
     for workers in (0, 1):
         loader = TrainLoader(FakeStore(rows), split(rows), run, False, workers)
-        batches = [batch for epoch in range(4) for batch in loader.epoch(epoch)]
+        batches = [batch for epoch in range(4) for batch in ready(loader, epoch)]
         for batch in batches:
             assert torch.equal(batch.erased, (batch.frames != batch.frames[..., :1, :1]).flatten(2).any(2))
         seen.append(torch.stack([batch.erased for batch in batches]))
@@ -189,34 +197,34 @@ def test_workers_do_not_change_a_byte(hears):
     made = {}
     for workers in (0, 1, 2):
         loader = TrainLoader(FakeStore(rows), split(rows), run_config(), hears, workers)
-        made[workers] = digests(loader.epoch(0)) + digests(loader.epoch(1))
+        made[workers] = digests(ready(loader, 0)) + digests(ready(loader, 1))
     assert made[0] == made[1] == made[2]
     assert len(set(made[0])) == len(made[0])
     other = TrainLoader(FakeStore(rows), split(rows), run_config(seed=1), hears, 0)
-    assert not set(digests(other.epoch(0))) & set(made[0])
+    assert not set(digests(ready(other, 0))) & set(made[0])
 
 
 def test_listing_order_does_not_change_a_byte():
     rows = people()
     turned = TrainLoader(FakeStore(rows[::-1]), split(rows)[::-1], run_config(), True, 0)
-    assert digests(turned.epoch(3)) == digests(TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0).epoch(3))
+    assert digests(ready(turned, 3)) == digests(ready(TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0), 3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_in_the_middle(workers):
     rows = people(identities=6)
     loader = TrainLoader(FakeStore(rows), split(rows), run_config(), True, workers)
-    whole = digests(loader.epoch(1))
+    whole = digests(ready(loader, 1))
     assert len(whole) == 3
     for first in range(4):
-        assert digests(loader.epoch(1, first)) == whole[first:]
-    assert digests(loader.epoch(2)) != whole
+        assert digests(ready(loader, 1, first)) == whole[first:]
+    assert digests(ready(loader, 2)) != whole
 
 
 def test_starting_late_reads_nothing_before():
     rows, store = people(identities=6), FakeStore(people(identities=6))
     loader = TrainLoader(store, split(rows), run_config(), True, 0)
-    list(loader.epoch(0, 2))
+    list(ready(loader, 0, 2))
     assert store.read["frames"] == 4 * 6
 
 
@@ -224,10 +232,10 @@ def test_starting_late_reads_nothing_before():
 def test_an_epoch_left_early_does_not_disturb_the_next(workers):
     rows = people(identities=6)
     loader = TrainLoader(FakeStore(rows), split(rows), run_config(), True, workers)
-    expected = digests(loader.epoch(1))
-    early = loader.epoch(0)
+    expected = digests(ready(loader, 1))
+    early = ready(loader, 0)
     next(early)
-    assert digests(loader.epoch(1)) == expected
+    assert digests(ready(loader, 1)) == expected
     with pytest.raises(RuntimeError, match="another epoch"):
         next(early)
 
@@ -235,22 +243,22 @@ def test_an_epoch_left_early_does_not_disturb_the_next(workers):
 def test_first_step_out_of_range():
     rows = people()
     with pytest.raises(ValueError, match="first_step=3"):
-        TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0).epoch(0, 3)
+        ready(TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0), 0, 3)
 
 
 def test_deaf_loading_never_touches_the_companion():
     rows = people()
     loader = TrainLoader(DeafStore(rows), split(rows), run_config(hears=False), hears=False, workers=0)
-    assert all(batch.companions == {} for batch in loader.epoch(0))
+    assert all(batch.companions == {} for batch in ready(loader, 0))
     dense = DenseLoader(DeafStore(rows), split(rows), ("train",), run_config(), hears=False, workers=0, batch_frames=12)
     assert all(batch.companions == {} for batch in dense)
     with pytest.raises(AssertionError, match="touched"):  # the store does object
-        list(TrainLoader(DeafStore(rows), split(rows), run_config(), hears=True, workers=0).epoch(0))
+        list(ready(TrainLoader(DeafStore(rows), split(rows), run_config(), hears=True, workers=0), 0))
 
 
 def test_hearing_or_not_gives_the_same_frames():
     rows = people()
-    batches = [list(TrainLoader(FakeStore(rows), split(rows), run_config(), hears, 0).epoch(0)) for hears in (True, False)]
+    batches = [list(ready(TrainLoader(FakeStore(rows), split(rows), run_config(), hears, 0), 0)) for hears in (True, False)]
     assert all(torch.equal(a.frames, b.frames) for a, b in zip(*batches, strict=True))
 
 
@@ -258,7 +266,7 @@ def test_a_shared_item_stands_once():
     """One speaker, one clip: every tracklet holds an item 'clip3' of its own, the batch holds it once."""
     rows = [(*row[:4], ["clip3"], [0] * 12) for row in people()]
     store = FakeStore(rows)
-    batch = next(TrainLoader(store, split(rows), run_config(), True, 0).epoch(0))
+    batch = next(ready(TrainLoader(store, split(rows), run_config(), True, 0), 0))
     sound = batch.companions["audio"]
     assert sound.values.shape == (1, 16, BANDS) and (sound.align == 0).all() and sound.lengths.tolist() == [5]
     assert store.read["items"] == 1
@@ -266,7 +274,7 @@ def test_a_shared_item_stands_once():
 
 def test_a_tracklet_drawn_twice_brings_its_items_once():
     rows = people(tracklets=1)
-    batch = next(TrainLoader(FakeStore(rows), split(rows), run_config(K=3), True, 0).epoch(0))
+    batch = next(ready(TrainLoader(FakeStore(rows), split(rows), run_config(K=3), True, 0), 0))
     assert [batch.tracklet.count(key) for key in dict.fromkeys(batch.tracklet)] == [3, 3]
     assert len(batch.companions["audio"].values) == 4
     assert not torch.equal(batch.frames[0], batch.frames[1])  # drawn and augmented anew
@@ -275,7 +283,7 @@ def test_a_tracklet_drawn_twice_brings_its_items_once():
 def test_training_cuts_long_items_anywhere():
     rows = [(*row[:4], ["clip18"], [0] * 12) for row in people()]
     loader = TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0)
-    starts = {int(batch.companions["audio"].values[0, 0, 1]) for epoch in range(30) for batch in loader.epoch(epoch)}
+    starts = {int(batch.companions["audio"].values[0, 0, 1]) for epoch in range(30) for batch in ready(loader, epoch)}
     assert starts == {0, 1, 2, 3, 4}  # 20 frames, 16 are kept
 
 
@@ -286,7 +294,7 @@ def owners_heard(rows, policy, epochs, seed=0, kind="audio"):
     found = []
     for epoch in range(epochs):
         heard: dict[int, set[int]] = {}
-        for batch in loader.epoch(epoch):
+        for batch in ready(loader, epoch):
             sound = batch.companions[kind]
             clips = (sound.values[:, 0, 0].long() - 1)[sound.align]  # band 0 says number + 1
             for label, of_clip in zip(batch.label.tolist(), clips.tolist(), strict=True):
@@ -328,7 +336,7 @@ def test_the_sound_of_a_longer_tracklet_is_heard_from_end_to_end():
     loader = TrainLoader(FakeStore(rows, "shuffled"), split(rows), run_config(augment=PLAIN, K=1), hears=True, workers=0)
     seen = set()
     for epoch in range(6):
-        for batch in loader.epoch(epoch):
+        for batch in ready(loader, epoch):
             sound = batch.companions["audio"]
             short = batch.tracklet.index("p0t0")
             seen.add(tuple(((sound.values[:, 0, 0].long() - 1)[sound.align])[short].tolist()))
@@ -340,7 +348,7 @@ def test_tokens_come_as_they_are():
     rows = people()
     run = run_config(kind="audio_tokens", augment=PLAIN)
     assert run.settings.model.audio_frames != TOKENS
-    for batch in TrainLoader(FakeStore(rows, kind="audio_tokens"), split(rows), run, hears=True, workers=0).epoch(0):
+    for batch in ready(TrainLoader(FakeStore(rows, kind="audio_tokens"), split(rows), run, hears=True, workers=0), 0):
         tokens = batch.companions["audio_tokens"]
         assert tokens.values.shape == (8, TOKENS, BANDS) and tokens.values.dtype == torch.float32
         assert tokens.lengths.tolist() == [TOKENS] * 8
@@ -357,14 +365,14 @@ def test_an_item_of_another_number_of_tokens_is_one_sentence():
 
     rows = people()
     with pytest.raises(ShardError, match=r"\[4, 3\], expected \[5, 3\]") as caught:
-        next(TrainLoader(Odd(rows, kind="audio_tokens"), split(rows), run_config(kind="audio_tokens"), True, 0).epoch(0))
+        next(ready(TrainLoader(Odd(rows, kind="audio_tokens"), split(rows), run_config(kind="audio_tokens"), True, 0), 0))
     assert "\n" not in str(caught.value)
 
 
 def test_own_sound_may_be_missing_in_training_and_allocated_sound_may_not():
     rows = people()
     rows[0] = (*rows[0][:4], [], None)
-    batches = TrainLoader(FakeStore(rows, "recorded"), split(rows), run_config(), hears=True, workers=0).epoch(0)
+    batches = ready(TrainLoader(FakeStore(rows, "recorded"), split(rows), run_config(), hears=True, workers=0), 0)
     assert any((batch.companions["audio"].align == -1).all(dim=1).any() for batch in batches)
     with pytest.raises(TrainError, match="have no audio"):
         TrainLoader(FakeStore(rows), split(rows), run_config(), hears=True, workers=0)
@@ -372,14 +380,14 @@ def test_own_sound_may_be_missing_in_training_and_allocated_sound_may_not():
 
 def test_frames_without_sound():
     rows = [(*row[:4], row[4][:1], [-1] * 6 + [0] * 6) for row in people()]
-    sound = next(TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0).epoch(0)).companions["audio"]
+    sound = next(ready(TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0), 0)).companions["audio"]
     assert sound.align.tolist() == [[-1] * 3 + [b] * 3 for b in range(4)]
 
 
 def test_a_frame_drawn_twice_is_decoded_once():
     rows = people(frames=2)
     store = FakeStore(rows)
-    batch = next(TrainLoader(store, split(rows), run_config(augment=PLAIN), True, 0).epoch(0))
+    batch = next(ready(TrainLoader(store, split(rows), run_config(augment=PLAIN), True, 0), 0))
     assert batch.frames[0, :, 0, 0, 0].tolist() == [0, 4, 4, 4, 4, 4]
     assert store.read["frames"] == 4 * 2
 
@@ -389,7 +397,7 @@ def test_the_global_random_stream_is_left_alone():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    list(TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0).epoch(0))
+    list(ready(TrainLoader(FakeStore(rows), split(rows), run_config(), True, 0), 0))
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -409,7 +417,7 @@ def test_a_broken_frame_is_one_sentence(workers):
 
     rows = people()
     with pytest.raises(ShardError) as caught:
-        list(TrainLoader(Broken(rows), split(rows), run_config(), True, workers).epoch(0))
+        list(ready(TrainLoader(Broken(rows), split(rows), run_config(), True, workers), 0))
     message = str(caught.value)
     del caught  # its traceback keeps the loader, whose worker is waited for 5 s when the garbage collector finds it
     assert re.match(r"shard 00000\.tar, sample p\dt\d: frame \d+ does not decode", message)
@@ -589,33 +597,34 @@ def test_what_is_near_a_refusal_and_allowed():
 # --- the real store ---------------------------------------------------------------------------------------------------
 
 
-def pack(folder, kind):
-    """The samples of `people`, packed into one shard; returns its INDEX."""
-    rows, source = people(), FakeStore(people(), kind=kind)
+def pack(folder, kind, rows=None, shards=1, policy="id_speaker"):
+    """The samples of `people` or of other rows, packed; neighbours share a shard; returns INDEX."""
+    rows = rows or people()
+    source = FakeStore(rows, policy, kind)
     facts = [
         {"tracklet": k, "dataset": "d", "identity": i, "kind": "person", "camera": c, "frames": [f"{k}/{t:02d}.jpg" for t in range(n)]}
         for k, i, c, n, _, _ in rows
     ]
-    encoded, runs, features = [], [], []
+    encoded, runs, features, known = [], [], [], set()
     for key, _, _, n, names, _ in rows:
         files = source.frames(key, range(n))
         lengths = [len(file) for file in files]
         encoded.append({"tracklet": key, "values": b"".join(files), "lengths": lengths, "kept": list(range(n)), "resized": 0})
         for r, (name, values) in enumerate(zip(names, source.companion(key, kind, range(len(names))), strict=True)):
-            run = {"tracklet": key, "first": 6 * r, "last": 6 * r + 5, "item": name, "owner": "o", "path": "p", "start": None}
+            run = {"tracklet": key, "first": 6 * r, "last": min(6 * r + 5, n - 1), "item": name, "owner": "o", "path": "p", "start": None}
             runs.append({**run, "seconds": 1.0})
+            if name in known:
+                continue
+            known.add(name)
             width = {"length": len(values), "width": BANDS, "dtype": "float16"}
             features.append({"item": name, "values": values.tobytes(), **width})
-    samples = pack_shard.samples(
-        tables.table(facts, tables.TRACKLETS),
-        [row[0] for row in rows],
-        tables.table(encoded, tables.FRAMES),
-        kind,
-        tables.table(runs, tables.ALIGNMENT),
-        tables.table(features, tables.FEATURES),
-    )
-    with open(folder / "00000.tar", "wb") as out:
-        index = pack_shard.write_tar(out, "00000.tar", samples)
+    facts, frames = tables.table(facts, tables.TRACKLETS), tables.table(encoded, tables.FRAMES)
+    sound = tables.table(runs, tables.ALIGNMENT), tables.table(features, tables.FEATURES)
+    index = []
+    for number, part in enumerate(np.array_split([row[0] for row in rows], shards)):
+        samples = pack_shard.samples(facts, part.tolist(), frames, kind, *sound)
+        with open(folder / f"{number:05d}.tar", "wb") as out:
+            index += pack_shard.write_tar(out, f"{number:05d}.tar", samples)
     meta = {"dataset": "d", "cameras": 3, **{name: source.meta[name] for name in ("frames", "companion")}}
     tables.write_rows(folder / "index.parquet", index, tables.INDEX, meta)
     return folder / "index.parquet"
@@ -625,6 +634,6 @@ def pack(folder, kind):
 def test_a_packed_store_gives_the_bytes_of_the_fake(tmp_path, kind, workers):
     rows, packed = people(), pack(tmp_path, kind)
     args = split(rows), run_config(kind=kind), True, workers
-    assert digests(TrainLoader(Store(packed), *args).epoch(0)) == digests(TrainLoader(FakeStore(rows, kind=kind), *args).epoch(0))
+    assert digests(ready(TrainLoader(Store(packed), *args), 0)) == digests(ready(TrainLoader(FakeStore(rows, kind=kind), *args), 0))
     args = split(rows), ("train",), run_config(kind=kind), True, workers, 30
     assert digests(DenseLoader(Store(packed), *args)) == digests(DenseLoader(FakeStore(rows, kind=kind), *args))

@@ -1,4 +1,4 @@
-"""Streams: the same samples as by offset, each shard once, nothing that can run code."""
+"""Streams: the same samples as by offset, nothing that can run code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.base.errors import ConfigError, ShardError
 from shards import codec
-from shards.read import Store
-from shards.stream import shard_order, stream
+from shards.read import Index, Store
+from shards.stream import Tars
 from tests.shards import making
 
 pytest.importorskip("webdataset")
@@ -23,55 +23,59 @@ def index(tmp_path):
     return making.make_store(tmp_path)
 
 
-def tars(index):
-    return sorted(index.parent.glob("*.tar"))
+def stream(index, *shards, **options):
+    """Samples of some shards (default: all), undecoded."""
+    opened = Tars(Index(index), **options)
+    return [sample for shard in shards or sorted(opened.sizes) for sample in opened.samples(shard)]
 
 
 def test_same_samples_as_by_offset(index):
-    store = Store(index)
-    found = list(stream(tars(index), index))
-    assert [sample["key"] for sample in found] == store.keys
-    for sample in found:
-        expected = store.sample(sample["key"])
-        assert sample["meta"] == expected.meta and sample["frames"] == expected.frames == making.stored(sample["key"])
-        assert ("audio" in sample) == bool(expected.companions)
-        if "audio" in sample:
-            assert np.array_equal(sample["audio"].values, expected.companions["audio"].values)
+    store, found = Store(index), stream(index)
+    assert [key for key, _ in found] == store.keys
+    for key, members in found:
+        expected, sample = store.sample(key), codec.decode(members, key)
+        assert sample.meta == expected.meta and sample.frames == expected.frames == making.stored(key)
+        assert list(sample.companions) == list(expected.companions)
+        for kind, items in sample.companions.items():
+            assert np.array_equal(items.values, expected.companions[kind].values)
 
 
-def test_readers_share_the_shards_out(index):
-    for ranks, workers in ((1, 1), (2, 1), (1, 2)):
-        parts = [
-            [s["key"] for s in stream(tars(index), index, seed=3, epoch=1, rank=rank, ranks=ranks, worker=worker, workers=workers)]
-            for rank in range(ranks)
-            for worker in range(workers)
-        ]
-        assert sorted(key for part in parts for key in part) == sorted(Store(index).keys)
-    with pytest.raises(ConfigError, match="2 shards do not suffice for 2 x 2 readers"):
-        list(stream(tars(index), index, rank=1, ranks=2, worker=1, workers=2))
+COMMANDS = ["pipe:touch {hit} {shard}", "http://host/{shard}", "https://host/{shard}", "file:{shard}", "-", "s3://bucket/{shard}"]
 
 
-def test_order_of_shards_is_seeded():
-    orders = [shard_order(20, seed, epoch) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))]
-    assert orders[0] == orders[1] and orders[0] != orders[2] and orders[0] != orders[3]
-    assert all(sorted(order) == list(range(20)) for order in orders) and shard_order(3, None, 5) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("url", ["pipe:touch hit", "http://host/00000.tar", "-", "file:00000.tar"])
-def test_only_local_paths(index, url, tmp_path):
-    with pytest.raises(ConfigError, match="only local tars"):
-        list(stream([url], index))
+@pytest.mark.parametrize("urls", COMMANDS)
+def test_nothing_starts_a_command_unless_it_is_allowed(index, urls, tmp_path):
+    with pytest.raises(ConfigError, match=r"would start a command, which only machine\.commands=true allows"):
+        Tars(Index(index), urls.replace("{hit}", str(tmp_path / "hit")))
     assert not (tmp_path / "hit").exists()
+
+
+def test_a_command_that_is_allowed_gives_the_same_samples(index):
+    assert stream(index, urls=f"pipe:cat {index.parent}/{{shard}}", commands=True) == stream(index)
+    assert stream(index, urls=f"file:{index.parent}/{{shard}}", commands=True) == stream(index)
+
+
+@pytest.mark.parametrize("command", ["false", "cat {folder}/{shard}; exit 3", "head -c 1000 {folder}/{shard}", "cat {folder}/00001.tar"])
+def test_a_command_that_fails_or_gives_another_tar_is_refused(index, command):
+    urls = "pipe:" + command.replace("{folder}", str(index.parent))
+    with pytest.raises(ShardError, match=r"shard 00000\.tar: "):
+        stream(index, "00000.tar", urls=urls, commands=True)
+
+
+def test_tars_may_lie_elsewhere(index, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    expected = stream(index)
+    for tar in index.parent.glob("*.tar"):
+        tar.rename(elsewhere / tar.name)
+    assert stream(index, urls=f"{elsewhere}/{{shard}}") == expected
+    with pytest.raises(ShardError, match=r"shard 00000\.tar: no such file"):
+        stream(index)
 
 
 def test_a_path_that_looks_like_a_pipe_is_only_a_path(index, tmp_path, monkeypatch):
     monkeypatch.setenv("GOPEN_REWRITE", f"{index.parent}=pipe:touch {tmp_path}/hit;")
-    assert len(list(stream(tars(index), index))) == 5 and not (tmp_path / "hit").exists()
-
-
-def test_unknown_shard(index, tmp_path):
-    with pytest.raises(ShardError, match=r"shard 00007.tar: not in"):
-        list(stream([tmp_path / "00007.tar"], index))
+    assert len(stream(index)) == 5 and not (tmp_path / "hit").exists()
 
 
 def test_pickle_member_is_refused_unread(index, tmp_path):
@@ -84,7 +88,7 @@ def test_pickle_member_is_refused_unread(index, tmp_path):
     data[member["offset"] : member["offset"] + len(bomb)] = bomb
     tar.write_bytes(data)
     with pytest.raises(ShardError, match=r"00000.tar, sample 0001C1T0001: member 'lengths.pyd' is not part of this format"):
-        list(stream([tar], index))
+        stream(index, tar.name)
     assert not (tmp_path / "hit").exists()
 
 
@@ -94,9 +98,9 @@ def test_a_tar_that_ends_early(index):
     for cut in range(0, len(whole), 512):
         tar.write_bytes(whole[:cut])
         with pytest.raises(ShardError, match=r"00000.tar"):
-            list(stream([tar], index))
+            stream(index, tar.name)
     tar.write_bytes(whole)
-    assert len(list(stream([tar], index))) == 2
+    assert len(stream(index, tar.name)) == 2
 
 
 def test_a_tar_with_a_hole(index):
@@ -109,7 +113,7 @@ def test_a_tar_with_a_hole(index):
     with tarfile.open(tar) as quiet:
         assert len(quiet.getmembers()) == 3
     with pytest.raises(ShardError, match=r"shard 00001.tar: index lists 3 samples, file holds 1; delete it"):
-        list(stream([tar], index))
+        stream(index, tar.name)
 
 
 def test_webdataset_is_imported_late(repository):

@@ -15,12 +15,13 @@ from pipeline.base.files import digest_file
 from pipeline.base.seeds import rng
 from tests.train.tiny import CAMERAS, CLASSES, BatchLoader, network, run_config
 from train.checkpoint import Checkpoints, Place
+from train.progress import Progress
 from train.tasks import Distill, Identify
 from train.trainer import Stop, Training
 
 CPU = torch.device("cpu")
 STEPS, EPOCHS = 7, 3
-SETTINGS = {"ema": 0.9, "optim": {"accumulate": 2}}
+SETTINGS = {"ema": 0.9, "optim": {"accumulate": 2}, "stages": {"student": {"epochs": EPOCHS}}}
 """With everything that has a state: momentum, a moving average, masks with dropout, drop path, half-filled last steps."""
 
 
@@ -54,10 +55,10 @@ def killed(folder: Path, at: Place, every: int, sent: signal.Signals) -> int:
         going = training(folder, every, stop)
         pause = going._pause
 
-        def hit(before: int) -> None:
+        def hit(before: int, progress: Progress) -> None:
             if going.place == at:
                 os.kill(os.getpid(), sent)
-            pause(before)
+            pause(before, progress)
 
         going._pause = hit
         going.train()
@@ -106,7 +107,7 @@ def test_sigterm_saves_first(tmp_path, whole, capfd):
     assert [path.name for path in (tmp_path / "ckpt").iterdir()] == [f"at-{STEPS + 4:012d}"]
     assert "student: terminated from outside (SIGTERM), saved at epoch 2, step 4; the same command goes on" in capfd.readouterr().err
     going = training(tmp_path)
-    assert going.place == Place(2, 4) and f"resumed in epoch 2, step 4 of {STEPS} of {EPOCHS}" in capfd.readouterr().err
+    assert going.place == Place(2, 4) and f"resumed in epoch 2 of {EPOCHS}, after step 4 of {STEPS}" in capfd.readouterr().err
     assert (finish(tmp_path), losses(tmp_path)) == whole
 
 
@@ -188,7 +189,7 @@ def test_the_moving_average_is_what_is_kept(tmp_path):
 
     going.optimiser.step = follow
     trained = going.train()
-    assert trained.kept == "moving average of the last epoch"
+    assert trained.kept["average"] == 0.8 and trained.kept["keep"] == "last"
     kept = trained.network.state_dict()
     assert torch.allclose(kept[name], expected, rtol=1e-5)
     assert not torch.allclose(kept[name], going.task.model.state_dict()[name], rtol=1e-4)

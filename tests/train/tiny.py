@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +119,14 @@ class BatchLoader:
     def __init__(self, seed: int = 0, steps: int = 3, hears: bool = True) -> None:
         self.seed, self.steps, self.hears = seed, steps, hears
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, first_step: int, device: torch.device, check: Callable[[Batch], object]) -> Iterator[Batch]:
         for step in range(first_step, self.steps):
-            yield batch(self.seed * 10_000 + epoch * 100 + step, hears=self.hears)
+            made = self.batch(epoch, step)
+            check(made)
+            yield made.to(device)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        return batch(self.seed * 10_000 + epoch * 100 + step, hears=self.hears)
 
 
 ENCODED = {

@@ -122,6 +122,18 @@ class Distill(Labelled):
             terms["budget"] = torch.stack(budgets).mean()
         return terms
 
+    def token_weights(self, batch: Batch) -> list[Tensor]:
+        """How much each token of the batch counts in 'tokens', per fusion point [B, T, N]; empty where all count alike.
+
+        For pictures: call it in evaluation mode and without gradients.
+        """
+        if not self.masks:
+            return []
+        pairs = self._pairs(self.model(batch.frames_only()), self.teacher(batch))
+        masks = [generator(*pair)[0] for generator, pair in zip(self.masks, pairs, strict=True)]
+        weights = masks if self.settings.mask == "raw" else [mask_weights(mask_RN) for mask_RN in masks]
+        return [weight_RN.unflatten(0, batch.frames.shape[:2]) for weight_RN in weights]
+
     def _pairs(self, out: Outputs, target: Outputs) -> list[tuple[Tensor, Tensor]]:
         """The compared tokens of each fusion point, the student's and the teacher's, [R, N, D] each."""
         tap = self.settings.tap

@@ -72,7 +72,24 @@ wildcard_constraints:
 
 LOADER = [
     f"shards/{name}"
-    for name in ("loader.py", "balance.py", "draw.py", "read.py", "codec.py", "prepare")
+    for name in (
+        "loader.py",
+        "training.py",
+        "resident.py",
+        "streamed.py",
+        "stream.py",
+        "device.py",
+        "clips.py",
+        "checks.py",
+        "order.py",
+        "balance.py",
+        "windows.py",
+        "augment.py",
+        "draw.py",
+        "read.py",
+        "codec.py",
+        "prepare",
+    )
 ]
 """Code that turns shards into batches."""
 

@@ -74,12 +74,22 @@ rule fit:
     params:
         folder=lambda wildcards, output: Path(output.weights).parent,
         checkpoints=lambda wildcards: f"results/checkpoints/{wildcards.method}/{wildcards.dataset}-{wildcards.split}/seed{wildcards.seed}/{wildcards.stage}",
+        board=lambda wildcards: f"results/tensorboard/{wildcards.method}/{wildcards.dataset}-{wildcards.split}/seed{wildcards.seed}/{wildcards.stage}",
         given=weights_given,
         # a function of `threads`, too, is no reason to run again in Snakemake's eyes (tests/workflow/test_rerun.py): what is
         # wanted here, and the only way; even an `ancient` file trains again once it was deleted
         machine=lambda wildcards, threads: section(machine_of(wildcards)),
-        code=source_digest("train", "model", *LOADER, "pipeline/base/batch.py"),
+        code=source_digest(
+            "train",
+            "model",
+            *LOADER,
+            "pipeline/base/batch.py",
+            "evaluate/retrieval.py",
+            "evaluate/distance.py",
+            "evaluate/protocols.py",
+        ),
     shell:
         "printf '%s\n' {params.machine:q} > {params.folder}/machine.json;"
         " python -m train.launch {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
-        " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --threads {threads} 2>&1 | (trap '' TERM; tee {log})"
+        " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --board {params.board} --threads {threads} 2>&1"
+        " | (trap '' TERM; tee {log})"

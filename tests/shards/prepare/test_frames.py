@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import io
 import math
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.base.batch import Augmentation
 from pipeline.base.config import AugmentConfig
 from pipeline.base.errors import ShardError
 from pipeline.base.seeds import rng
-from shards.prepare.frames import augment, decode, rectangle, shift
+from shards.augment import draw_changes, rectangle
+from shards.prepare import frames as prepare
 
 
 def jpeg(height=16, width=8, level=100, mode="RGB"):
@@ -24,9 +27,35 @@ ERASING = AugmentConfig(flip=0, pad=0, erase=1)
 RELEASED = AugmentConfig(shared=False, erase_attempts=1, erase_aspect_draw="uniform", erase_level=(189, 186, 179))
 
 
+def drawn(frames, settings, *draws):
+    """What is drawn for clips of frames like these [T, 3, H, W], one by each generator."""
+    T, _, H, W = frames.shape
+    parts = [np.stack(part) for part in zip(*(draw_changes(T, H, W, settings, draw) for draw in draws), strict=True)]
+    return Augmentation(*map(torch.from_numpy, parts), torch.tensor(settings.erase_level, dtype=torch.uint8))
+
+
+def augment(frames, settings, draw):
+    """One clip [T, 3, H, W] augmented, and the flags of erasing [T]."""
+    changes = drawn(frames, settings, draw)
+    return prepare.augment(frames[None], changes)[0], changes.erase[0, :, 2] > 0
+
+
 def pictures(frames, settings, draw):
     """What `augment` makes of the frames, without the flags."""
     return augment(frames, settings, draw)[0]
+
+
+def shift(frames, down, right):
+    """Frames [T, 3, H, W], moved alike."""
+    T = len(frames)
+    nothing = torch.zeros(1, T, dtype=torch.bool), torch.zeros(1, T, 4, dtype=torch.int64), torch.zeros(3, dtype=torch.uint8)
+    return prepare.augment(frames[None], Augmentation(nothing[0], torch.tensor([down, right]).expand(1, T, 2), *nothing[1:]))[0]
+
+
+def decode(jpegs, height, width, where, indices):
+    out = torch.empty(len(jpegs), 3, height, width, dtype=torch.uint8)
+    prepare.decode(jpegs, out, where, indices)
+    return out
 
 
 def clip(T=6, H=32, W=16):
@@ -89,7 +118,7 @@ def test_flip_by_hand():
     ],
 )
 def test_shift_by_hand(down, right, expected):
-    frames = torch.tensor([[[[1, 2, 3], [4, 5, 6]]]], dtype=torch.uint8)
+    frames = torch.tensor([[[[1, 2, 3], [4, 5, 6]]]], dtype=torch.uint8).expand(1, 3, 2, 3)
     assert shift(frames, down, right)[0, 0].tolist() == expected
 
 
@@ -239,3 +268,31 @@ def test_the_generator_decides():
     first, again, other = (augment(clip(), AugmentConfig(), rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [AugmentConfig(pad=5), RELEASED, AugmentConfig(pad=40, erase_level=(1, 2, 3)), NOTHING],
+    ids=["default", "released", "far", "nothing"],
+)
+def test_all_at_once_gives_the_bytes_of_one_by_one(settings):
+    """What a GPU does, done on the CPU: also where frames are picked from many, and with shifts beyond the border."""
+    many = torch.from_numpy(rng(0).integers(0, 256, (40, 32, 16, 3), dtype=np.uint8))
+    numbers = torch.from_numpy(rng(1).integers(0, 40, (8, 6)))
+    frames = many[numbers].permute(0, 1, 4, 2, 3)
+    changes = drawn(frames[0], settings, *(rng(2, b) for b in range(8)))
+    expected = prepare.augment(frames, changes)
+    assert torch.equal(prepare.take(many, numbers, changes).permute(0, 1, 4, 2, 3), expected)
+    assert torch.equal(expected, frames) == (settings is NOTHING)
+    assert torch.equal(prepare.augment(frames.contiguous(), changes), expected)  # colours first in memory
+    assert expected.permute(0, 1, 3, 4, 2).is_contiguous()
+
+
+def test_equal_seeds_give_the_pixels_of_the_first_release():
+    """Digest of what version 0.1.0 made of these clips, whose loader drew and changed in one go."""
+    frames = torch.from_numpy(rng(0, "pixels").integers(0, 256, (6, 32, 16, 3), dtype=np.uint8)).permute(0, 3, 1, 2)
+    found = hashlib.sha256()
+    for settings in (AugmentConfig(), RELEASED):
+        for i in range(20):
+            found.update(pictures(frames, settings, rng(3, i)).contiguous().numpy().tobytes())
+    assert found.hexdigest()[:16] == "42a17b11d8820634"
