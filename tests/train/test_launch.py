@@ -211,13 +211,16 @@ def test_nodes_that_are_not_there_are_one_sentence(tmp_path, monkeypatch, slurm)
 # --- with the real training -------------------------------------------------------------------------------------------
 
 
-def trained(folder: Path, index: Path, split: Path, *more: str, **machine: object) -> subprocess.CompletedProcess[str]:
+def command_of(folder: Path, index: Path, split: Path, epochs: int = 4, **machine: object) -> list[str]:
     """`python -m train.launch` on the toy store."""
     folder.mkdir()
-    run = run_config("visual")
+    run = run_config("visual", stages={"visual": {"epochs": epochs}})
     write_json(folder / "config.json", plain(run))
     words = [str(folder), f"--config={folder / 'config.json'}", f"--index={index}", f"--split={split}", "--threads=2"]
-    command = [sys.executable, "-m", "train.launch", *words, "--machine", machine_file(folder, workers=0, **machine), *more]
+    return [sys.executable, "-m", "train.launch", *words, "--machine", machine_file(folder, workers=0, **machine)]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240, check=False)
 
 
@@ -226,7 +229,7 @@ def test_two_ranks_train_as_one_does(tmp_path):
     data = pack(tmp_path)
     losses = {}
     for ranks in (1, 2):
-        done = trained(tmp_path / f"ranks{ranks}", *data, ranks=ranks)
+        done = run(command_of(tmp_path / f"ranks{ranks}", *data, ranks=ranks))
         assert done.returncode == 0, done.stdout
         lines = (tmp_path / f"ranks{ranks}/metrics.jsonl").read_text().splitlines()
         losses[ranks] = [json.loads(line)["loss"] for line in lines[:-1]]
@@ -239,10 +242,28 @@ def test_what_a_user_can_mend_is_said_once(tmp_path):
     """Not by every rank, not in a traceback of the launcher."""
     data = pack(tmp_path)
     for name, more, ranks, sentence in (
-        ("gone", ["--split=nowhere.parquet"], 2, "error: nowhere.parquet: no such file"),
+        ("gone", ["--split=nowhere.parquet"], 2, "error: nowhere.parquet: no such file; expected a 'split' table"),
         ("thirds", [], 3, "error: 3 processes cannot share batches of 2 x 2 = 4 clips equally; train with 1, 2 or 4"),
     ):
-        done = trained(tmp_path / name, *data, *more, ranks=ranks)
+        done = run([*command_of(tmp_path / name, *data, ranks=ranks), *more])
         assert done.returncode == 2, done.stdout
         assert [line for line in done.stdout.splitlines() if line.startswith("error")] == [sentence]
         assert "Traceback" not in done.stdout
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_told_to_end_save_and_go_on(tmp_path):
+    command = command_of(tmp_path / "run", *pack(tmp_path), epochs=100_000, ranks=2, checkpoint_epochs=100_000)
+    for begins in ("starts from random numbers", "resumed after epoch"):
+        log = tmp_path / "log"
+        with log.open("w") as out:
+            running = subprocess.Popen([*command, f"--checkpoints={tmp_path / 'state'}"], cwd=REPOSITORY, stdout=out, stderr=out)
+            deadline = time.monotonic() + 120
+            while begins not in log.read_text() or not (tmp_path / "run/metrics.jsonl").exists():
+                assert running.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            time.sleep(1)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(timeout=60) == 128 + signal.SIGTERM
+        assert log.read_text().count("terminated from outside (SIGTERM), saved after epoch") == 1
+        assert "Traceback" not in log.read_text() and len(list((tmp_path / "state").iterdir())) == 1
