@@ -108,7 +108,8 @@ def loss_weights(names: tuple[str, ...], run: RunConfig) -> dict[str, float]:
 
 
 class Stop:
-    """SIGTERM asks for a checkpoint and an end; a second one ends at once."""
+    """SIGTERM asks for a checkpoint and an end; a second one ends at once, but for one of several ranks: a rank is told by Slurm
+    and by whoever started it, and again when another rank has ended."""
 
     def __init__(self) -> None:
         self.asked, self._process = False, os.getpid()
@@ -121,7 +122,7 @@ class Stop:
     def _hear(self, *_: object) -> None:
         if os.getpid() != self._process:
             return
-        if self.asked:
+        if self.asked and ranks() == 1:
             sys.exit(128 + signal.SIGTERM)
         self.asked = True
 
@@ -347,6 +348,8 @@ class Training:
 
     def _end(self, where: str) -> NoReturn:
         """Somebody asked for it; all is saved that can be."""
+        if ranks() > 1:
+            dist.barrier()  # whoever starts ranks ends all when one has ended: none may before the first has saved
         saved = f"saved {where}; the same command goes on from there" if self.checkpoints else "nothing is saved without --checkpoints"
         say(f"{self.run.stage}: terminated from outside (SIGTERM), {saved}")
         sys.exit(128 + signal.SIGTERM)
