@@ -3,9 +3,7 @@
 In:      config.json, model.safetensors, INDEX (tars beside it) of the companion `test_companion`, SPLIT.
 Out:     EMBEDDINGS of the roles query, gallery and junk; its meta says what the network saw and heard, and where the weights
          are from.
-Source:  specs/dubbernet.md sections 3.3 and 7.1 (mean over the tracklet's chunks of the feature after the BNNeck, float32,
-         not normalised) and 7.4 (who may hear at test time). Ours: the mean is summed in float64 in the order of the clips,
-         so it does not depend on how clips were batched beyond the last digits of the network itself.
+Source:  specs/dubbernet.md sections 3.3 and 7.1 (model/vectors.py) and 7.4 (who may hear at test time).
 
 A network that only sees never gets the companion: not even its bytes are read. A network that hears may do so in shards
 whose companion was made for it (INDEX meta `test`; the loader refuses others): the tracklet's own sound, silence, or sound
@@ -15,22 +13,20 @@ the word. What a network heard in training (`trained_on`) does not make it oracl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from model.api import Network
 from model.registry import make
+from model.vectors import BATCH_FRAMES, Vectors, tracklet_vectors
 from model.weights import load, read_meta
 from pipeline.base import cli, tables
-from pipeline.base.batch import Batch
 from pipeline.base.build import build
 from pipeline.base.config import RunConfig
-from pipeline.base.errors import ScoreError, WeightsError
+from pipeline.base.errors import WeightsError
 from pipeline.base.files import digest_file, read_json
 from shards.loader import DenseLoader
 from shards.read import Store
@@ -38,49 +34,6 @@ from shards.read import Store
 ROLES = ("query", "gallery", "junk")
 BLIND = ("audio_probe",)
 """Networks that look at no frame."""
-BATCH_FRAMES = 384
-"""Frames per batch: 64 clips of 6. More does not speed up a CPU and fits any GPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """Mean feature of each tracklet, tracklets in sorted order."""
-
-    tracklet: list[str]
-    clips: np.ndarray
-    """int64 [tracklets]; clips that were averaged."""
-    values: np.ndarray
-    """float32 [tracklets, D]."""
-
-
-def tracklet_vectors(network: Network, batches: Iterable[Batch], device: torch.device | str) -> Vectors:
-    """Embed clips and average those of one tracklet, wherever batches cut it.
-
-    Args:
-        network: in evaluation mode, on `device`.
-        batches: clips with the name of their tracklet, on the host.
-
-    Raises:
-        ScoreError: no clip at all, or a feature that is not finite.
-    """
-    sums: dict[str, np.ndarray] = {}
-    clips: dict[str, int] = {}
-    for batch in batches:
-        network.check(batch)
-        features = network.embed(batch.to(device)).to("cpu", torch.float64).numpy()
-        for name, feature in zip(batch.tracklet, features, strict=True):
-            if not np.isfinite(feature).all():
-                raise ScoreError(
-                    f"tracklet {name}: the network's feature holds NaN or infinity; the training diverged, look at metrics.jsonl"
-                )
-            sums[name] = sums[name] + feature if name in sums else feature.copy()
-            clips[name] = clips.get(name, 0) + 1
-    if not sums:
-        raise ScoreError(f"no clip to embed: the split has no tracklet of the roles {', '.join(ROLES)}")
-    names = sorted(sums)
-    count = np.array([clips[name] for name in names])
-    mean = np.stack([sums[name] for name in names]) / count[:, None]
-    return Vectors(names, count, mean.astype(np.float32))
 
 
 def network_of(run: RunConfig, weights: str, device: torch.device | str) -> tuple[Network, dict[str, Any]]:

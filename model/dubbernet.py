@@ -23,16 +23,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from model.api import Network, Outputs, normalise
 from model.blocks.audio_tokens import audio_encoder, heard_by_frames
+from model.blocks.chance import DropPath
 from model.blocks.head import Head
 from model.blocks.injection import INJECTIONS
 from model.blocks.local_branch import LocalBranch
 from model.blocks.perception import Perception
 from model.blocks.vit import FrameTokens, patch_grid, transformer_block
+from model.ranks import rand
 from pipeline.base.batch import Batch, Companion
 from pipeline.base.config import ModelConfig
 from pipeline.base.errors import ConfigError
@@ -80,13 +81,14 @@ class DubberNet(Network):
         if cameras < 1:
             raise ConfigError(f"cameras={cameras}: a network needs at least one camera; check the tracklets")
         rates = [config.drop_path * i / (config.depth - 1) for i in range(config.depth)]
-        blocks = [transformer_block(config.width, config.heads, config.mlp_ratio, rate) for rate in rates]
+        blocks = [transformer_block(config.width, config.heads, config.mlp_ratio) for _ in rates]
         grid = patch_grid(height, width, config.patch, config.stride)
 
         self.audio_dropout = config.audio_dropout
         self.taps = frozenset(config.fusion_after_blocks)
         self.embedding = FrameTokens(grid, config.width, config.patch, config.stride, cameras, config.camera_scale)
         self.blocks = nn.ModuleList(blocks[:-1])
+        self.drop_path = DropPath(rates)
         self.head = Head(blocks[-1], config.width, classes, weigh_frames=config.pool == "attention")
         self.fusion = nn.ModuleDict()  # by index of the block that it follows
         if fusion == "injection":
@@ -109,15 +111,16 @@ class DubberNet(Network):
         tokens = self.embedding(normalise(batch.frames), batch.camera.repeat_interleave(clip))  # 4.1: X_0
 
         taps_attn, taps_fused = [], []
+        *kept, kept_in_head = self.drop_path(len(tokens))
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens)  # 4.1: X_i = Block_i(X_{i-1}); i counts from 0 here
+            tokens = block(tokens, kept[i])  # 4.1: X_i = Block_i(X_{i-1}); i counts from 0 here
             if str(i) in self.fusion:
                 attn, tokens = self.fusion[str(i)](tokens, *heard)  # 4.3 (teacher) or 5.1 (student)
                 taps_attn.append(attn)
             if i in self.taps:
                 taps_fused.append(tokens)
 
-        feat, feat_bn, logits, attention = self.head(tokens, clip)  # 4.4
+        feat, feat_bn, logits, attention = self.head(tokens, clip, kept_in_head)  # 4.4
         out = Outputs(logits, feat, feat_bn, taps_attn, taps_fused, attention)
         if self.local is not None:
             out.local_feats, out.local_feats_bn, out.local_logits = self.local(tokens)  # 4.5
@@ -126,11 +129,11 @@ class DubberNet(Network):
     def hear(self, companion: Companion) -> Tensor:
         """3.1: audio tokens of every frame, [B*T, L, D]; each distinct item is encoded once.
 
-        In training each clip hears nothing with the chance `audio_dropout`, drawn from torch's global generator.
+        In training each clip hears nothing with the chance `audio_dropout`, drawn as model/ranks.py says.
         """
         tokens_NLD = self.audio(companion.values, companion.lengths)
         align_BT = companion.align
         if self.training and self.audio_dropout:
-            deaf_B = torch.rand(len(align_BT), device=align_BT.device) < self.audio_dropout
+            deaf_B = rand(len(align_BT), device=align_BT.device) < self.audio_dropout
             align_BT = align_BT.masked_fill(deaf_B[:, None], -1)
         return heard_by_frames(tokens_NLD, align_BT)

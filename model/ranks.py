@@ -31,8 +31,8 @@ def rank() -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """Joins parts. Every rank goes on to compute the same from the whole, so the gradient of this rank's part is known here
-    without asking the others; times R, because gradients of parameters are averaged over the ranks afterwards."""
+    """Joins parts. A rank's part counts in the loss of every rank, so its gradient is the sum over all of them; that gradients
+    of parameters are averaged over ranks afterwards makes it that of the mean of the ranks' losses."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
@@ -42,14 +42,16 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return own(gradients[0]) * ranks()
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(whole)
+        return own(whole)
 
 
 def gather(part: Tensor) -> Tensor:
     """[B, ...] of every rank -> [R * B, ...] of all, in the order of ranks; differentiable.
 
-    What follows must be the same function of the whole on every rank, and gradients of parameters must be averaged over ranks
-    (as DistributedDataParallel does).
+    The loss is then the mean of the ranks' losses: gradients of parameters must be averaged over ranks (as
+    DistributedDataParallel does). Every rank must call this equally often, and go back through it equally often.
     """
     return part if ranks() == 1 else _Gather.apply(part)
 

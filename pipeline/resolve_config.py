@@ -1,6 +1,7 @@
 """Resolve the settings of one training into the one file that `train.fit` and `evaluate.embed` read.
 
 In:      sections of the settings (method, data set, companion) and the names of the run.   Out: config.json (RunConfig).
+`machine` is left at its defaults in the file: it decides nothing, and reaches `train.fit` as a file of its own.
 Source:  layout.md section 2.
 """
 
@@ -133,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.config_argument(arguments)
     args = arguments.parse_args(argv)
     sections = cli.load(Sections, args.config)
+    sections = replace(sections, method=sections.method.without_machine())
     run = resolve(sections, method=args.method, dataset=args.dataset, split=args.split, seed=args.seed, stage=args.stage)
     write_json(args.out, plain(run))
 

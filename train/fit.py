@@ -10,33 +10,47 @@ Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
-import signal
-import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
+import torch.distributed as dist
 
 from model import registry, weights
 from model.api import Network
 from model.pretrained import load_vit, start_from
+from model.ranks import rank, ranks
 from pipeline.base import cli, tables
 from pipeline.base.build import build, plain
-from pipeline.base.config import RunConfig
-from pipeline.base.errors import ConfigError, TrainError
+from pipeline.base.config import MachineConfig, RunConfig
+from pipeline.base.errors import ConfigError, ShardError, TrainError
 from pipeline.base.files import digest_bytes, digest_code, digest_file, read_json
 from pipeline.base.seeds import seed_for
-from shards.loader import TrainLoader
+from shards.loader import train_loader
 from shards.read import Store
+from train.board import open_board
 from train.checkpoint import Checkpoints
+from train.progress import say
 from train.tasks import TASKS, Task
-from train.trainer import be_deterministic, choose_device, say, train, write_records
+from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, write_records
+from train.validate import Selection, hold_out, make_validator, why_no_look
+
+SCORING = ("evaluate/protocols.py", "evaluate/retrieval.py", "evaluate/distance.py")
+"""What a look at held-out identities is scored by."""
 
 HARMLESS = ("machine",)
 """Settings that decide where and how fast a training runs, not what comes out."""
+
+
+DECIDING_CODE = ("train", "model", "shards", *(f"pipeline/base/{name}.py" for name in ("batch", "seeds")), *SCORING)
+"""Code on which the weights depend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +183,30 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
 
 
+def make_selection(run: RunConfig, index: str, facts: Facts, held: pa.Table, network: Network, device: torch.device) -> Selection:
+    """Who decides which weights are handed on, with a look at held-out identities where there are any and the network may.
+
+    Raises:
+        TrainError: their frames are not here (a stream from elsewhere).
+    """
+    validation, machine = run.settings.validation, run.settings.machine
+    why = why_no_look(network.hears, facts.companion) if validation.identities else ""
+    if why:
+        say(f"warning: {run.stage}: {why}")
+    if why or not validation.identities or rank() > 0:
+        return Selection(validation, run.this.epochs, None, why)
+    try:
+        store = Store(index)
+    except ShardError as error:
+        if not machine.urls:
+            raise
+        raise TrainError(
+            f"validation.identities={validation.identities}: held-out tracklets are read from tars beside {index}, not from machine.urls "
+            f"({error}); copy the tars there, or set it to 0"
+        ) from None
+    return Selection(validation, run.this.epochs, make_validator(store, held, run, network.hears, device, machine.workers))
+
+
 def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[str, str]) -> dict[str, Any]:
     """What `model.safetensors` says about itself.
 
@@ -200,7 +238,7 @@ def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[s
 def checkpoint_key(run: RunConfig, *digests: str) -> str:
     """Digest of all that decides the weights: settings (without `HARMLESS` ones), data, weights it builds on, code."""
     checkout = Path(__file__).parent.parent
-    code = digest_code(*(checkout / folder for folder in ("train", "model", "shards", "pipeline/base/batch.py", "pipeline/base/seeds.py")))
+    code = digest_code(*(checkout / path for path in DECIDING_CODE))
     return digest_bytes(json.dumps([_deciding(plain(run)), code, *digests], sort_keys=True).encode())
 
 
@@ -210,10 +248,19 @@ def _deciding(run: dict[str, Any]) -> dict[str, Any]:
     return {**run, "settings": settings, "teacher": run["teacher"] and _deciding(run["teacher"])}
 
 
-def terminated(*_: object) -> None:
-    """Ends loader processes, too; the last checkpoint is the safety."""
-    say("terminated from outside (SIGTERM); the same command goes on from the last checkpoint")
-    sys.exit(128 + signal.SIGTERM)
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other processes of this training, if torchrun started several: NCCL between GPUs, gloo between CPUs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -226,36 +273,59 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--start", default="", help="model.safetensors of the stage that this one starts from")
     arguments.add_argument("--pretrained", default="", help="safetensors file of the ViT that the backbone starts from")
     arguments.add_argument("--checkpoints", type=Path, help="folder for the training state; none: nothing is saved on the way")
+    arguments.add_argument("--board", type=Path, help="folder for TensorBoard's event files; none: nothing is written for it")
+    arguments.add_argument("--machine", default="", help="JSON file of MachineConfig; none: what config.json holds, else its defaults")
     arguments.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: all that this process may use")
     args = arguments.parse_args(argv)
 
-    signal.signal(signal.SIGTERM, terminated)
-    be_deterministic()
-    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    stop = Stop().listen()
     run = build(RunConfig, read_json(args.config), "config.json")
+    if args.machine:
+        machine = build(MachineConfig, read_json(args.machine), "machine")
+        run = replace(run, settings=replace(run.settings, machine=machine))
+    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    (be_deterministic if run.settings.deterministic else be_fast)()
+    device = choose_device()
+    with process_group(device):
+        fit(run, args, device, stop)
+
+
+def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: Stop) -> None:
+    """Train the stage and write what it leaves."""
     given = Given(args.teacher, args.start, args.pretrained)
     check_given(run, given)
-    store = Store(args.index)
-    if store.meta["dataset"] != run.dataset:
-        raise TrainError(
-            f"{args.index}: INDEX of data set '{store.meta['dataset']}', but config.json is for '{run.dataset}'; give both of one"
-        )
-    loader = TrainLoader(store, tables.read(args.split, tables.SPLIT), run, listens(run), run.settings.machine.workers)
-    facts = Facts(loader.classes, store.meta["cameras"], store.meta["companion"])
-    device = choose_device()
+    table, about = tables.read(args.index, tables.INDEX), tables.read_meta(args.index)
+    if about["dataset"] != run.dataset:
+        raise TrainError(f"{args.index}: INDEX of data set '{about['dataset']}', but config.json is for '{run.dataset}'; give both of one")
+    held_out, least = run.settings.validation.identities, run.settings.sampler.identities
+    split, held = hold_out(tables.read(args.split, tables.SPLIT), table, held_out, run.seed, least)
+    loader = train_loader(args.index, split, run, listens(run), run.settings.machine, device, rank(), ranks(), say)
+    facts = Facts(loader.classes, about["cameras"], about["companion"])
     task = make_task(run, facts, given, device)
     digests = {name: digest_file(path) if path else "" for name, path in asdict(given).items()}
-    machine = "cuda" if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
+    machine += f", {ranks()} ranks" if ranks() > 1 else ""
     key = checkpoint_key(run, digest_file(args.index), digest_file(args.split), *digests.values())
     checkpoints = Checkpoints(args.checkpoints, key, machine, say) if args.checkpoints else None
 
     metrics = args.out / "metrics.jsonl"
-    records = train(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints)
-    meta = weights_meta(run, facts, task.model, {"config": digest_file(args.config), **digests})
-    weights.save(args.out / "model.safetensors", task.model, meta)
-    write_records(metrics, [*records, {"done": True, "stage": run.stage, "epochs": run.this.epochs, "device": machine}])
-    if checkpoints:
-        checkpoints.remove()
+    selection = make_selection(run, args.index, facts, held, task.model, device)
+    training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, selection=selection, stop=stop)
+    with contextlib.ExitStack() as closing:
+        if args.board:
+            training.board = open_board(run.settings.machine.tensorboard, args.board, training.number)
+            if training.board:
+                closing.callback(training.board.close)
+        trained = training.train()
+    if trained.kept["remark"]:
+        say(f"{run.stage}: {trained.kept['remark']}")
+    if rank() == 0:
+        meta = weights_meta(run, facts, trained.network, {"config": digest_file(args.config), **digests})
+        weights.save(args.out / "model.safetensors", trained.network, {**meta, "kept": trained.kept})
+        ended = {"done": True, "stage": run.stage, "epochs": run.this.epochs, "device": machine, "kept": trained.kept}
+        write_records(metrics, [*trained.records, ended])
+        if checkpoints:
+            checkpoints.remove()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The one training loop: it weighs and sums the named terms of a task, steps, logs, saves and resumes.
 
-In:      a task, a loader, the run's settings.   Out: a trained task and ``metrics.jsonl``.
-Source:  specs/dubbernet.md section 6; promises R6 and R8.
+In:      a task, a loader, the run's settings.   Out: a trained network and ``metrics.jsonl``.
+Source:  specs/dubbernet.md section 6; promises R6, R7 and R8.
 
 Nothing in a step waits for the device: terms stay there and are fetched, and checked for NaN, every `CHECK_STEPS` steps.
-Every step seeds torch from (seed, epoch, step), so a resumed training repeats the same drop paths without stored states.
+Every batch seeds torch from (seed, epoch, step), so a resumed training repeats the same drop paths without stored states.
+Under torch.distributed each rank has its part of every batch (model/ranks.py); rank 0 alone writes, looks and speaks.
 """
 
 from __future__ import annotations
@@ -13,30 +14,35 @@ import contextlib
 import json
 import math
 import os
+import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import torch
+import torch.distributed as dist
+from timm.utils import ModelEmaV3
 from torch import Tensor
-from tqdm import tqdm
+from torch.nn.parallel import DistributedDataParallel
 
+from model.api import Network
+from model.ranks import rank, ranks
 from pipeline.base.batch import Batch
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import TrainError
 from pipeline.base.files import atomic_open
 from pipeline.base.seeds import seed_for
-from train.checkpoint import Checkpoints
+from train.board import Board, scalars_of
+from train.checkpoint import Checkpoints, Place
 from train.optim import make_optimiser, set_learning_rate
+from train.progress import Progress, say
 from train.tasks import Task
+from train.validate import Selection
 
 CHECK_STEPS = 50
-"""Steps between looks at the values of the terms."""
-
-tqdm.set_lock(threading.RLock())  # its own lock is shared by forked processes: one that is killed while it holds it stops all others
+"""Batches between looks at the values of the terms."""
 
 
 class Loader(Protocol):
@@ -46,17 +52,15 @@ class Loader(Protocol):
     def steps(self) -> int:
         """Batches per epoch."""
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch (from 1), a function of (seed, epoch, step)."""
+    def batches(self, epoch: int, first_step: int, device: torch.device, check: Callable[[Batch], object]) -> Iterator[Batch]:
+        """This rank's part of the batches of one epoch (from 1), a function of (seed, epoch, step), ready on the device.
 
-
-def say(line: str) -> None:
-    """One plain line of progress on stderr."""
-    print(line, file=sys.stderr, flush=True)
+        `check` sees each batch while its values are on the host.
+        """
 
 
 def be_deterministic() -> None:
-    """Ask torch for the same bits every time, and for float32 where float32 is said. Attention on a GPU only warns.
+    """Ask torch for the same bits every time, and for float32 where float32 is said. What has no such kernel only warns.
 
     Call before the first use of a CUDA device: cuBLAS reads its variable once.
     """
@@ -67,9 +71,18 @@ def be_deterministic() -> None:
     torch.backends.cudnn.allow_tf32 = False  # its default is True, also where matrix products are told to be exact
 
 
+def be_fast() -> None:
+    """Let torch choose kernels by their speed alone. float32 stays float32."""
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def choose_device() -> torch.device:
-    """The current CUDA device where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The CUDA device of this process where there is one (under torchrun that of its local rank), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
@@ -94,50 +107,56 @@ def loss_weights(names: tuple[str, ...], run: RunConfig) -> dict[str, float]:
     return {name: run.this.weights.get(name, run.settings.weights.get(name, 1.0)) for name in names}
 
 
-def train_step(task: Task, batch: Batch, optimiser: torch.optim.Optimizer, weights: dict[str, float], precision: str) -> dict[str, Tensor]:
-    """One step. Returns scalars on the device, without gradient: 'loss', then the terms, then the task's statistics."""
-    with autocast(precision, batch.frames.device):
-        terms = task.terms(batch)
-    assert set(terms) == set(task.names), f"{type(task).__name__} gave {sorted(terms)}, declared {sorted(task.names)}"
-    loss = torch.stack([weights[name] * term.float() for name, term in terms.items()]).sum()
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-    return {"loss": loss.detach(), **{name: term.detach().float() for name, term in terms.items()}, **task.stats}
-
-
-class WaitClock:
-    """Seconds that a loop has waited for what it iterates over."""
+class Stop:
+    """SIGTERM asks for a checkpoint and an end; a second one ends at once."""
 
     def __init__(self) -> None:
-        self.waited = 0.0
+        self.asked, self._process = False, os.getpid()
 
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches."""
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
+    def listen(self) -> Stop:
+        """From now on; loader processes that are forked later pay no attention."""
+        signal.signal(signal.SIGTERM, self._hear)
+        return self
+
+    def _hear(self, *_: object) -> None:
+        if os.getpid() != self._process:
+            return
+        if self.asked:
+            sys.exit(128 + signal.SIGTERM)
+        self.asked = True
+
+    def agreed(self) -> bool:
+        """Whether any rank has been asked; every rank must call this at the same step."""
+        if ranks() == 1:
+            return self.asked
+        said = torch.tensor(float(self.asked), device=_collective_device())
+        dist.all_reduce(said, dist.ReduceOp.MAX)
+        return bool(said.item())
 
 
 class EpochLog:
-    """Sums the values of an epoch's steps; fetches them from the device in windows and names what is not finite."""
+    """Sums the values of an epoch's batches; fetches them from the device in windows and names what is not finite.
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch, self.steps, self.sums = epoch, 0, dict[str, float]()
+    Args:
+        epoch: from 1.
+        steps, sums: of the batches before a resumed one.
+    """
+
+    def __init__(self, epoch: int, steps: int = 0, sums: dict[str, float] | None = None) -> None:
+        self.epoch, self.steps, self.sums = epoch, steps, dict(sums or {})
         self._window: list[dict[str, Tensor]] = []
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Keep one step's scalars (not fetched yet)."""
+        """Keep one batch's scalars (not fetched yet)."""
         self._window.append(values)
-        if len(self._window) == CHECK_STEPS:
-            self.fetch()
+
+    @property
+    def due(self) -> bool:
+        """Whether a window is full."""
+        return len(self._window) >= CHECK_STEPS
 
     def fetch(self) -> None:
-        """Fetch and check what was added since the last time.
+        """Fetch and check what was added since the last time: means over the ranks.
 
         Raises:
             TrainError: a value is NaN or infinite; names the epoch, the step and the term.
@@ -145,8 +164,11 @@ class EpochLog:
         if not self._window:
             return
         names = list(self._window[0])
-        rows = torch.stack([torch.stack([values[name] for name in names]) for values in self._window]).double().tolist()
-        for row in rows:
+        values = torch.stack([torch.stack([values[name] for name in names]) for values in self._window]).double()
+        if ranks() > 1:
+            dist.all_reduce(values)
+            values /= ranks()
+        for row in values.tolist():
             self.steps += 1
             for name, value in sorted(zip(names, row, strict=True), key=lambda pair: pair[0] == "loss"):  # the cause before the sum
                 if not math.isfinite(value):
@@ -157,87 +179,262 @@ class EpochLog:
         self._window.clear()
 
     def mean(self, name: str) -> float:
-        """Mean over the steps fetched so far."""
+        """Mean over the batches fetched so far."""
         return self.sums[name] / self.steps
 
 
-def train(
-    task: Task, loader: Loader, run: RunConfig, *, device: torch.device, metrics: Path, checkpoints: Checkpoints | None
-) -> list[dict[str, Any]]:
-    """Train `task` (already on `device`) for the stage's epochs, from the newest checkpoint if there is one.
+@dataclass
+class Trained:
+    """What a training leaves."""
+
+    network: Network
+    """The weights to keep: the last, their moving average, or the best."""
+    kept: dict[str, Any]
+    """What they are: :meth:`train.validate.Selection.hand_on`, and 'average', the decay of a moving average."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """One per epoch, as in metrics.jsonl."""
+
+
+class Training:
+    """One stage in training: everything that a checkpoint holds, and the steps that change it.
 
     Args:
+        task: already on `device`.
+        loader: this rank's part of every batch.
+        run: the settings.
+        device: where it trains.
         metrics: rewritten whole after every epoch, so that it never holds epochs that a resumed training repeats.
         checkpoints: where to save and look for states; None: nowhere.
-
-    Returns:
-        One record per epoch, as in `metrics`; its 'remarks' are sentences for whoever reads the log, and for the report.
+        selection: which weights are handed on; None: the last.
+        stop: asked after every step (with several ranks: every `CHECK_STEPS`) whether to save and end.
 
     Raises:
-        TrainError: a weight has no term, or a value or a parameter is not finite.
+        TrainError: a weight has no term; a checkpoint is damaged or does not fit.
     """
-    settings, epochs = run.settings, run.this.epochs
-    loss_weights(task.names, run)  # refused before anything is built on it
-    optimiser = make_optimiser(task, settings.optim)
-    restored = checkpoints.load(task, optimiser) if checkpoints else None
-    done, records = (restored.epoch, list(restored.records)) if restored else (0, [])
-    if restored:
-        say(f"{run.stage}: resumed after epoch {done} of {epochs}")
-    write_records(metrics, records)
-    for epoch in range(done + 1, epochs + 1):
-        rate = set_learning_rate(optimiser, epoch, epochs, settings.optim, settings.schedule)
-        record = _train_epoch(task, loader, optimiser, run, epoch, device)
-        records.append({"epoch": epoch, "step": epoch * record["steps"], "lr": rate, **record})
-        write_records(metrics, records)
-        if checkpoints and (epoch % settings.machine.checkpoint_epochs == 0 or epoch == epochs):
-            checkpoints.save(epoch, task, optimiser, records)
-    return records
 
+    def __init__(
+        self,
+        task: Task,
+        loader: Loader,
+        run: RunConfig,
+        *,
+        device: torch.device,
+        metrics: Path,
+        checkpoints: Checkpoints | None,
+        selection: Selection | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        self.task, self.loader, self.run, self.device, self.metrics = task, loader, run, device, metrics
+        self.checkpoints, self.stop = checkpoints, stop or Stop()
+        self.weights = loss_weights(task.names, run)  # refused before anything is built on it
+        self.optimiser = make_optimiser(task, run.settings.optim)
+        self.average = ModelEmaV3(task.model, decay=run.settings.ema) if run.settings.ema else None
+        self.selection = selection or Selection(run.settings.validation, run.this.epochs, None)
+        self.records: list[dict[str, Any]] = []
+        self.place, self.log = Place(1, 0), EpochLog(1)
+        self.board: Board | None = None
+        """Of the first rank, where there is one; opened once it is known at which step the training goes on."""
+        self._restore()
+        self.module: torch.nn.Module = task
+        if ranks() > 1:
+            self.module = DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-def _train_epoch(
-    task: Task, loader: Loader, optimiser: torch.optim.Optimizer, run: RunConfig, epoch: int, device: torch.device
-) -> dict[str, Any]:
-    """One epoch; returns its means and its speed."""
-    task.train()
-    weights = loss_weights(task.names, run)
-    log, clips, clock, begun = EpochLog(epoch), 0, WaitClock(), time.perf_counter()
-    with tqdm(total=loader.steps, desc=f"{run.stage} {epoch}/{run.this.epochs}", disable=not sys.stderr.isatty(), leave=False) as bar:
-        for step, batch in enumerate(clock.timed(loader.epoch(epoch))):
-            task.check(batch)
+    # --- the loop ---
+
+    def train(self) -> Trained:
+        """All epochs that are left.
+
+        Raises:
+            TrainError: a value or a parameter is not finite.
+            SystemExit: SIGTERM asked for an end; a checkpoint was saved.
+        """
+        epochs = self.run.this.epochs
+        self._write()
+        with Progress(self.run.stage, epochs, self.loader.steps, self.number) as progress:
+            while self.place.epoch <= epochs:
+                self._whole_epoch(progress)
+        kept = self.selection.hand_on(self.network) | {"average": self.run.settings.ema}
+        return Trained(self.network, kept, self.records)
+
+    def _whole_epoch(self, progress: Progress) -> None:
+        """What is left of an epoch, and what follows it: a look at held-out identities, the records, a checkpoint."""
+        epoch, epochs, settings = self.place.epoch, self.run.this.epochs, self.run.settings
+        rate = set_learning_rate(self.optimiser, epoch, epochs, settings.optim, settings.schedule)
+        record = {"epoch": epoch, "step": epoch * self.loader.steps, "lr": rate, **self._epoch(progress)}
+        if rank() == 0:
+            record |= self.selection.after(epoch, self.network)
+        self.records.append(record)
+        if self.board:
+            self.board.scalars(record["step"], scalars_of(record))
+        self.place, self.log = Place(epoch + 1, 0), EpochLog(epoch + 1)
+        self._write()
+        asked = epoch < epochs and self.stop.agreed()
+        if epoch % settings.machine.checkpoint_epochs == 0 or epoch == epochs or asked:
+            self._save()
+        if asked:
+            self._end(f"after epoch {epoch}")
+
+    @property
+    def number(self) -> int:
+        """Batches since the training began."""
+        return (self.place.epoch - 1) * self.loader.steps + self.place.step
+
+    @property
+    def network(self) -> Network:
+        """What would be handed on now: the network, or its moving average where there is one."""
+        return cast(Network, self.average.module) if self.average else self.task.model
+
+    def _epoch(self, progress: Progress) -> dict[str, Any]:
+        """What is left of one epoch; returns its means and its speed."""
+        steps, accumulate = self.loader.steps, self.run.settings.optim.accumulate
+        self.task.train()
+        progress.begin(self.place.epoch)
+        batches = progress.timed(self.loader.batches(self.place.epoch, self.place.step, self.device, self.task.check))
+        while self.place.step < steps:
+            before, size = self.place.step, min(accumulate, steps - self.place.step)
+            self._step(batches, size, progress)
+            self.place = Place(self.place.epoch, before + size)
+            self._pause(before, progress)
+        self._fetch(progress)
+        assert self.log.steps == steps, f"the loader promised {steps} batches and gave {self.log.steps}"
+        self._check_state()
+        progress.end(self._means())
+        return self._record(progress)
+
+    def _step(self, batches: Iterator[Batch], size: int, progress: Progress) -> None:
+        """One step of the optimiser, by the mean gradient of `size` batches."""
+        run, epoch = self.run, self.place.epoch
+        self.optimiser.zero_grad(set_to_none=True)
+        for number in range(size):
+            batch, step = next(batches), self.place.step + number
+            if self.board and step == 0 and self._pictures_due(epoch):
+                self.board.pictures(self.number, self.task, batch, run)
             torch.manual_seed(seed_for(run.seed, "step", epoch, step))
-            log.add(train_step(task, batch.to(device), optimiser, weights, run.settings.precision))
-            clips += len(batch.tracklet)
-            bar.update()
-    log.fetch()
-    assert log.steps == loader.steps, f"the loader promised {loader.steps} batches and gave {log.steps}"
-    _check_state(task, epoch)
-    spent = time.perf_counter() - begun
-    stats = {name: log.mean(name) for name in task.stats}
-    remarks = task.remarks(stats)
-    record: dict[str, Any] = {
-        "steps": log.steps,
-        "loss": log.mean("loss"),
-        "terms": {name: log.mean(name) for name in task.names},
-        "stats": stats,
-        "remarks": remarks,
-        "tracklets_per_s": round(clips / spent, 2),
-        "data_wait": round(clock.waited / spent, 4),
-    }
-    if not sys.stderr.isatty():
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
-        say(f"{run.stage} {epoch}/{run.this.epochs}  loss {record['loss']:.4f}  {terms}  {record['tracklets_per_s']} tracklets/s")
-    for remark in remarks:
-        say(f"warning: {run.stage}, epoch {epoch}: {remark}")
-    return record
+            wait = number < size - 1 and isinstance(self.module, DistributedDataParallel)
+            with cast(DistributedDataParallel, self.module).no_sync() if wait else contextlib.nullcontext():
+                self.log.add(backward(self.module, self.task, batch, self.weights, run.settings.precision, size))
+            progress.add(len(batch.tracklet) * ranks())
+        self.optimiser.step()
+        if self.average:
+            self.average.update(self.task.model)
+
+    def _pictures_due(self, epoch: int) -> bool:
+        every = self.run.settings.machine.pictures_epochs
+        return every > 0 and (epoch == 1 or epoch % every == 0)
+
+    def _fetch(self, progress: Progress) -> None:
+        self.log.fetch()
+        progress.tell(self._means())
+
+    def _means(self) -> dict[str, float]:
+        """The loss and its terms, of the epoch so far."""
+        return {name: self.log.mean(name) for name in ("loss", *self.task.names)}
+
+    def _pause(self, before: int, progress: Progress) -> None:
+        """Between two steps: look at the values, save a checkpoint, end, where it is time to."""
+        every, step = self.run.settings.machine.checkpoint_steps, self.place.step
+        looked = self.log.due
+        if looked:
+            self._fetch(progress)
+        asked = self.stop.agreed() if looked or ranks() == 1 else False
+        inside = step < self.loader.steps
+        if inside and (asked or (every and step // every > before // every)):
+            self.log.fetch()
+            self._check_state()
+            self._save()
+        if asked and inside:
+            self._end(f"at epoch {self.place.epoch}, step {step}")
+
+    def _end(self, where: str) -> NoReturn:
+        """Somebody asked for it; all is saved that can be."""
+        saved = f"saved {where}; the same command goes on from there" if self.checkpoints else "nothing is saved without --checkpoints"
+        say(f"{self.run.stage}: terminated from outside (SIGTERM), {saved}")
+        sys.exit(128 + signal.SIGTERM)
+
+    def _record(self, progress: Progress) -> dict[str, Any]:
+        """The epoch's record; says what its statistics call for."""
+        log, task = self.log, self.task
+        stats = {name: log.mean(name) for name in task.stats}
+        remarks = task.remarks(stats)
+        for remark in remarks:
+            say(f"warning: {self.run.stage}, epoch {log.epoch}: {remark}")
+        return {
+            "steps": log.steps,
+            "loss": log.mean("loss"),
+            "terms": {name: log.mean(name) for name in task.names},
+            "stats": stats,
+            "remarks": remarks,
+            "tracklets_per_s": round(progress.speed, 2),
+            "data_wait": round(progress.wait, 4),
+        }
+
+    # --- what is kept on disk ---
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        restored = self.checkpoints.load(self.optimiser) if self.checkpoints else None
+        if not restored or not self.checkpoints:
+            return
+        facts, groups = restored.facts, restored.groups
+        with self.checkpoints.fitting():
+            self.task.load_state_dict(groups["task"])
+            if self.average:
+                self.average.module.load_state_dict(groups["average"])
+            self.selection.load(groups["best"], facts["selection"])
+        self.place, self.records = restored.place, facts["records"]
+        self.log = EpochLog(restored.place.epoch, restored.place.step, facts["sums"])
+        epoch, step, epochs = self.place.epoch, self.place.step, self.run.this.epochs
+        inside = f"in epoch {epoch} of {epochs}, after step {step} of {self.loader.steps}"
+        say(f"{self.run.stage}: resumed {inside if step else f'after epoch {epoch - 1} of {epochs}'}")
+
+    def _save(self) -> None:
+        if not self.checkpoints or rank() != 0:
+            return
+        groups = {"task": self.task.state_dict()}
+        if self.average:
+            groups["average"] = self.average.module.state_dict()
+        if self.board:
+            self.board.flush()
+        groups["best"], selection = self.selection.state()
+        facts = {"records": self.records, "sums": self.log.sums, "selection": selection}
+        self.checkpoints.save(self.number, self.place, groups, self.optimiser, facts)
+
+    def _write(self) -> None:
+        if rank() == 0:
+            write_records(self.metrics, self.records)
+
+    def _check_state(self) -> None:
+        """The last step's loss may be finite and its update not: look before the state is saved."""
+        floats = {name: tensor for name, tensor in self.task.state_dict().items() if tensor.is_floating_point()}
+        finite = torch.stack([tensor.isfinite().all() for tensor in floats.values()]).tolist()
+        broken = [name for name, ok in zip(floats, finite, strict=True) if not ok]
+        if broken:
+            raise TrainError(
+                f"epoch {self.log.epoch}: '{broken[0]}' and {len(broken) - 1} more are not finite after step {self.log.steps}; lower optim.lr"
+            )
 
 
-def _check_state(task: Task, epoch: int) -> None:
-    """The last step's loss may be finite and its update not: look before the state is saved."""
-    floats = {name: tensor for name, tensor in task.state_dict().items() if tensor.is_floating_point()}
-    finite = torch.stack([tensor.isfinite().all() for tensor in floats.values()]).tolist()
-    broken = [name for name, ok in zip(floats, finite, strict=True) if not ok]
-    if broken:
-        raise TrainError(f"epoch {epoch}: '{broken[0]}' and {len(broken) - 1} more are not finite after the last step; lower optim.lr")
+def backward(module: torch.nn.Module, task: Task, batch: Batch, weights: dict[str, float], precision: str, share: int) -> dict[str, Tensor]:
+    """Add the gradient of one batch, divided by `share`, to that of the parameters.
+
+    Args:
+        module: the task, or its DistributedDataParallel.
+        batch: on the device.
+
+    Returns:
+        Scalars on the device, without gradient: 'loss', then the terms, then the task's statistics.
+    """
+    with autocast(precision, batch.frames.device):
+        terms = module(batch)
+    assert set(terms) == set(task.names), f"{type(task).__name__} gave {sorted(terms)}, declared {sorted(task.names)}"
+    loss = torch.stack([weights[name] * term.float() for name, term in terms.items()]).sum()
+    (loss / share if share > 1 else loss).backward()
+    return {"loss": loss.detach(), **{name: term.detach().float() for name, term in terms.items()}, **task.stats}
+
+
+def _collective_device() -> torch.device:
+    """Where tensors must be for this process group."""
+    return torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ from evaluate.report_page.summary import (
     UNDEFINED,
     Mean,
     ScoreRow,
+    chosen,
     markdown_cell,
     markdown_table,
     mean_of,
@@ -315,9 +316,11 @@ def cautions(found: Comparison) -> list[str]:
             f"Rows marked {ORACLE} heard label-derived audio at test. They show how much of the answer the sound gives away, are no "
             "re-identification accuracy, and are compared with nothing."
         )
+    held_out = any(chosen(run) for line in (*found.lines, *found.oracle) for run in line.runs)
+    rows = "Rows with a best look at held-out training identities are scored at that epoch, others" if held_out else "Every row is scored"
     out.append(
-        "Every row is scored after its last epoch; no epoch was chosen by its test score. How the settings themselves were found is not "
-        "recorded in these files."
+        f"{rows} after {'their' if held_out else 'its'} last epoch; no epoch was chosen by its test score. How the settings themselves were "
+        "found is not recorded in these files."
     )
     return out
 

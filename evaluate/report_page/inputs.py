@@ -33,6 +33,8 @@ class Run:
     """Lines of metrics.jsonl that are epochs."""
     metrics: dict[str, Any] | None
     """metrics.json; None: this stage is not evaluated."""
+    kept: dict[str, Any]
+    """Which weights were handed on (train/validate.py, `Selection.hand_on`); empty: those of the last epoch, without any look."""
 
     @property
     def what(self) -> tuple[str, str, str]:
@@ -154,17 +156,19 @@ def _run(entry: Mapping[str, Any]) -> Run:
     metrics = read_json(scores) if entry["scored"] else None  # a file left over from other settings is none of this report's
     if metrics is not None and not {"protocols", "ranked", "modality", "oracle"} <= metrics.keys():
         raise ScoreError(f"{scores}: not a metrics.json of evaluate.score; delete it and score again")
-    return Run(entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"], _log(folder / "metrics.jsonl"), metrics)
+    lines = _lines(folder / "metrics.jsonl")
+    log = [line for line in lines if "epoch" in line and "terms" in line]
+    kept: dict[str, Any] = next((line["kept"] for line in lines if line.get("done") and "kept" in line), {})
+    return Run(entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"], log, metrics, kept)
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except FileNotFoundError:
         raise ScoreError(f"{path}: no such file; every run has a training log, so train this stage first") from None
     except ValueError as error:
         raise ScoreError(f"{path}: a line is not JSON ({error}); train this stage again") from None
-    return [line for line in lines if "epoch" in line and "terms" in line]
 
 
 def _data(name: str, entry: Mapping[str, Any]) -> Data:

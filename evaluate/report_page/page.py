@@ -18,7 +18,7 @@ from evaluate.report_page.inputs import Inputs
 from evaluate.report_page.markup import Child, Html, el, section
 from evaluate.report_page.media import Media
 from evaluate.report_page.pictures import persons_section, ranked_section, shown_data
-from evaluate.report_page.summary import ScoreRow, headline_rows
+from evaluate.report_page.summary import ScoreRow, chosen, headline_rows
 from pipeline.base.config import ReportConfig
 
 STYLE = Path(__file__).with_name("page.css")
@@ -34,13 +34,22 @@ DUBBING = (
     "there is marked “oracle”, and such a number is no re-identification accuracy."
 )
 SELECTION = "Every stage is scored after its last epoch; no checkpoint was chosen by looking at test scores."
+CHOSEN = (
+    "Some stages are scored at the epoch that was best on held-out training identities, which were not trained on (see Training); all others "
+    "after their last epoch. No checkpoint was chosen by looking at test scores."
+)
 
 
 def words(inputs: Inputs) -> list[str]:
     """What a reader has to know before quoting a number."""
     generated = _generated(inputs)
     demo = [DEMO.format(names=", ".join(generated))] if generated else []
-    return [*demo, *([DUBBING] if any(data.dubbed for data in inputs.datasets) else []), *_origins(inputs), SELECTION]
+    return [
+        *demo,
+        *([DUBBING] if any(data.dubbed for data in inputs.datasets) else []),
+        *_origins(inputs),
+        CHOSEN if any(map(chosen, inputs.runs)) else SELECTION,
+    ]
 
 
 def _origins(inputs: Inputs) -> list[str]:

@@ -14,7 +14,7 @@ from evaluate.report_page.facts import DataFacts, LeftOut, StoreFacts
 from evaluate.report_page.figures import Series, figure, legend, line_chart, ticks
 from evaluate.report_page.inputs import Data, Inputs, Run, grouped
 from evaluate.report_page.markup import Child, Html, el, section, table
-from evaluate.report_page.summary import METRICS, UNDEFINED, ScoreRow
+from evaluate.report_page.summary import METRICS, UNDEFINED, ScoreRow, kept_words
 
 CMC_SHOWN = 20
 UNFOLDED = 6
@@ -171,8 +171,11 @@ def training_figures(runs: Sequence[Run]) -> Html | None:
         wanted = [("loss", lambda line: line["loss"])] + [(name, lambda line, name=name: line["terms"][name]) for name in terms]
         charts = [_curve(name, [[float(value(line)) for line in log] for log in logs], logs, i) for i, (name, value) in enumerate(wanted)]
         charts.append(_curve("learning rate", [[float(line["lr"]) for line in log] for log in logs], logs, 5))
+        looks = [[line for line in log if "validation" in line] for log in logs]
+        if all(looks):
+            charts.append(_curve("held-out mAP in percent", [[100 * line["validation"]["mAP"] for line in log] for log in looks], looks, 4))
         many = f"mean of {len(logs)} runs, single runs faint" if len(logs) > 1 else f"split {group[0].split}, seed {group[0].seed}"
-        blocks.append((dataset, f"{method} · {stage} · {many}", el("div", charts, class_="charts small")))
+        blocks.append((dataset, f"{method} · {stage} · {many} · kept: {kept_words(group)}", el("div", charts, class_="charts small")))
     if not blocks:
         return None
     if len(blocks) > UNFOLDED:

@@ -57,6 +57,29 @@ class Mean:
         return f"{100 * self.mean:.1f}{spread}"
 
 
+def chosen(run: Run) -> bool:
+    """Whether the run's weights are those of its best look at held-out training identities."""
+    return run.kept.get("keep") == "best"
+
+
+def kept_words(runs: Sequence[Run]) -> str:
+    """Which weights of these runs of one stage were handed on, for example 'epoch 40, best of 12 looks on 20 held-out training
+    identities', or 'last epoch'."""
+    found: dict[str, list[int]] = {}
+    for run in runs:
+        of = run.kept
+        if chosen(run):
+            found.setdefault(f"best of {of['looks']} looks on {of['identities']} held-out training identities", []).append(of["epoch"])
+        else:
+            found.setdefault(f"last epoch; {of['remark']}" if of.get("remark") else "last epoch", [])
+    out = []
+    for words, epochs in found.items():
+        numbers = sorted(set(epochs))
+        which = f"epoch{'s'[: len(numbers) > 1]} {', '.join(map(str, numbers))}, " if numbers else ""
+        out.append(which + words)
+    return " / ".join(out)
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
     """One line of the score table."""

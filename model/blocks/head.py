@@ -8,12 +8,11 @@ frames in a clip does not matter.
 
 from __future__ import annotations
 
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from model.blocks.neck import bnneck, classifier, classify
 from model.blocks.temporal import TemporalAttention
-from model.blocks.vit import Norm
+from model.blocks.vit import Block, Norm
 
 
 class Head(nn.Module):
@@ -28,9 +27,12 @@ class Head(nn.Module):
         self.classifier = classifier(width, classes)
         self.attention = TemporalAttention(width) if weigh_frames else None
 
-    def forward(self, tokens: Tensor, frames_per_clip: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """[B*T, N, D] -> (feat [B, D], feat_bn [B, D], logits [B, K], weights of the frames [B, T] or None), all float32."""
-        cls = self.norm(self.block(tokens)[:, 0])  # 4.4: z = CLS of LN(Block_12(Y_11)); no other token is used
+    def forward(self, tokens: Tensor, frames_per_clip: int, kept: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """[B*T, N, D] -> (feat [B, D], feat_bn [B, D], logits [B, K], weights of the frames [B, T] or None), all float32.
+
+        `kept` is for the block.
+        """
+        cls = self.norm(self.block(tokens, kept)[:, 0])  # 4.4: z = CLS of LN(Block_12(Y_11)); no other token is used
         cls_BTD = cls.float().unflatten(0, (-1, frames_per_clip))
         if self.attention is None:
             feat, weight_BT = cls_BTD.mean(1), None  # 4.4: g

@@ -59,7 +59,7 @@ class LocalBranch(nn.Module):
             )
         joined = width * frames
         self.frames, self.sizes = frames, part_sizes(patches)
-        self.block = transformer_block(joined, heads, mlp_ratio, drop_path=0.0)
+        self.block = transformer_block(joined, heads, mlp_ratio)  # no stochastic depth
         self.norm = Norm(joined)
         self.necks = nn.ModuleList(bnneck(joined) for _ in range(PARTS))
         self.classifiers = nn.ModuleList(classifier(joined, classes) for _ in range(PARTS))

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.blocks.chance import Dropout
+
 OPEN = 1.0
 """Bias of the last linear layer at the start: the mean of min(mask, 1) is then near the budget's 0.7."""
 
@@ -28,7 +30,7 @@ class MaskGenerator(nn.Module):
             nn.Linear(width, width // 2),
             nn.LayerNorm(width // 2),
             nn.Linear(width // 2, 1),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
         last = self.score[4]
         assert isinstance(last, nn.Linear)

@@ -10,10 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.ranks import gather, own
 
-def bnneck(width: int) -> nn.BatchNorm1d:
+
+class BNNeck(nn.BatchNorm1d):
+    """Batch norm over the clips of all ranks (torch's SyncBatchNorm is for GPUs alone). With one rank it is BatchNorm1d."""
+
+    def forward(self, feat_BD: Tensor) -> Tensor:
+        """[B, D] -> [B, D]; every rank normalises all clips, so that running statistics are the same everywhere."""
+        return own(super().forward(gather(feat_BD))) if self.training else super().forward(feat_BD)
+
+
+def bnneck(width: int) -> BNNeck:
     """Batch norm whose bias stays 0: classes are told apart around the origin."""
-    neck = nn.BatchNorm1d(width)
+    neck = BNNeck(width)
     neck.bias.requires_grad_(False)
     return neck
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.models.vision_transformer import Block
+from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 
 from pipeline.base.errors import ConfigError
@@ -38,10 +38,34 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def transformer_block(width: int, heads: int, mlp_ratio: float, drop_path: float) -> Block:
-    """One pre-norm ViT block; `drop_path` is the chance that a frame skips each of its two halves in training."""
-    block = Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=Norm)
-    return block.apply(init_linear)
+class Block(nn.Module):
+    """Pre-norm ViT block: timm's `Block` with its names, its numbers and its parameters, and nothing that chance decides."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = Norm(width)
+        self.attn = Attention(width, num_heads=heads, qkv_bias=True)
+        self.norm2 = Norm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+
+    def forward(self, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D].
+
+        Args:
+            kept: [2, B, 1, 1], by what each frame's two halves count (blocks/chance.py); None: by 1.
+        """
+        attending, thinking = (None, None) if kept is None else kept.unbind(0)
+        tokens = _add(tokens, self.attn(self.norm1(tokens)), attending)
+        return _add(tokens, self.mlp(self.norm2(tokens)), thinking)
+
+
+def _add(tokens: Tensor, found: Tensor, kept: Tensor | None) -> Tensor:
+    return tokens + found if kept is None else torch.addcmul(tokens, found, kept.to(found.dtype))
+
+
+def transformer_block(width: int, heads: int, mlp_ratio: float) -> Block:
+    """A block with a ViT's initial values."""
+    return Block(width, heads, mlp_ratio).apply(init_linear)
 
 
 class FrameTokens(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.base.build import build, merge, plain
@@ -573,6 +573,11 @@ class StageConfig:
             not {"stages", "companion"} & set(self.changes),
             "changes: may hold any section of a method but 'stages' and 'companion' (a stage has its own `companion`)",
         )
+        _require(
+            not isinstance(self.changes.get("validation"), dict) or "identities" not in self.changes["validation"],
+            "changes.validation.identities: the same identities are held out in every stage, or a student would be judged by people whom "
+            "its teacher knows; set it for the method",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -668,6 +673,14 @@ class MethodConfig:
     def test_companion_of(self, stage: str) -> str:
         """Name of the companion in whose shards a stage is evaluated."""
         return self.stages[stage].test_companion or self.companion_of(stage)
+
+    def without_machine(self) -> MethodConfig:
+        """The method without a word about machines, nor in the `changes` of its stages: what may decide about training again."""
+        stages = {
+            name: replace(stage, changes={key: value for key, value in stage.changes.items() if key != "machine"})
+            for name, stage in self.stages.items()
+        }
+        return replace(self, stages=stages, machine=MachineConfig())
 
     def settings_of(self, stage: str) -> MethodConfig:
         """The method with the stage's `changes` laid over it.

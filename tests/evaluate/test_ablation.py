@@ -236,3 +236,15 @@ def test_entries_are_checked(tmp_path):
 def test_same_inputs_same_bytes(tmp_path):
     inputs = make_ablation(tmp_path)
     assert run(inputs, "one") == run(inputs, "two")
+
+
+def test_rows_whose_epoch_was_chosen_are_told(tmp_path):
+    """On identities that are held out; without them, every row is scored after its last epoch."""
+    inputs = make_ablation(tmp_path)
+    assert "Every row is scored after its last epoch; no epoch was chosen by its test score." in run(inputs)[0]
+    kept = {"keep": "best", "epoch": 2, "looks": 3, "identities": 2, "mAP": 0.5, "remark": ""}
+    with open(tmp_path / "student-1" / "metrics.jsonl", "a") as log:
+        log.write(json.dumps({"done": True, "kept": kept}) + "\n")
+    page = run(inputs)[0]
+    assert "Rows with a best look at held-out training identities are scored at that epoch, others after their last epoch; no epoch" in page
+    assert "Every row is scored" not in page

@@ -14,11 +14,11 @@ import pytest
 
 from evaluate.report_page import sections
 from evaluate.report_page.figures import DotRow, Series, dot_rows, legend, line_chart, ticks
-from evaluate.report_page.inputs import read_inputs
+from evaluate.report_page.inputs import Run, read_inputs
 from evaluate.report_page.markup import Html, el, text
 from evaluate.report_page.media import Media
 from evaluate.report_page.page import words
-from evaluate.report_page.summary import headline_rows, score_rows
+from evaluate.report_page.summary import headline_rows, kept_words, score_rows
 from pipeline.base import tables
 from pipeline.base.errors import ConfigError, UserError
 from tests.evaluate.pages import make, part, run
@@ -321,3 +321,39 @@ def test_media_budget_is_kept(tmp_path):
     media = Media(left=1000)
     assert "<audio" in media.player(tmp_path / "a.mp3", "a") and "too long" in media.player(tmp_path / "a.mp3", "a")
     assert "not shown" in media.thumbnail(tmp_path / "a.mp3", 10, "no picture") and len(media.refused) == 2
+
+
+def keep(inputs, stage, kept=None, looks=()):
+    """Write into a run's log what was kept, and the mAP of looks by epoch."""
+    path = inputs.parent / f"0-{stage}" / "metrics.jsonl"
+    *log, done = [json.loads(line) for line in path.read_text().splitlines()]
+    for epoch, score in dict(looks).items():
+        log[epoch - 1]["validation"] = {"mAP": score, "rank1": 1.0, "valid": 40, "queries": 40, "identities": 20}
+    lines = [*log, {**done, **({"kept": kept} if kept else {})}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_which_weights_were_kept(tmp_path):
+    """The student's second epoch, by two looks; the teacher could not be looked at."""
+    inputs = make(tmp_path)
+    plain = run(inputs)[0]
+    assert part(plain, "training").count("kept: last epoch<") == 2 and "held-out mAP" not in plain
+    assert "Every stage is scored after its last epoch" in part(plain, "reading")
+    facts = {"epoch": 2, "looks": 2, "identities": 20, "mAP": 0.5, "remark": ""}
+    keep(inputs, "student", {"keep": "best", **facts}, {2: 0.5, 3: 0.25})
+    keep(inputs, "teacher", {"keep": "last", **facts, "looks": 0, "remark": "no look: <it> hears"})
+    page = run(inputs)[0]
+    training = part(page, "training")
+    assert "kept: epoch 2, best of 2 looks on 20 held-out training identities" in training
+    assert "kept: last epoch; no look: &lt;it&gt; hears" in training
+    assert training.count("<figcaption>held-out mAP in percent</figcaption>") == 1
+    assert "epoch 2: 50<" in training and "epoch 3: 25<" in training
+    assert "Some stages are scored at the epoch that was best on held-out" in part(page, "reading")
+    assert "Every stage is scored after" not in page
+
+
+def test_epochs_that_several_runs_kept():
+    best = {"keep": "best", "looks": 3, "identities": 9, "remark": ""}
+    runs = [Run("m", "d", str(i), 0, "s", [], None, {**best, "epoch": epoch} if epoch else {}) for i, epoch in enumerate((40, 30, 40, 0))]
+    assert kept_words(runs) == "epochs 30, 40, best of 3 looks on 9 held-out training identities / last epoch"
+    assert kept_words(runs[:1]).startswith("epoch 40, best") and kept_words(runs[3:]) == "last epoch"

@@ -2,6 +2,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from timm.models import vision_transformer
 from torch import nn
 
 from model.blocks.attention import CrossAttention
@@ -11,7 +12,7 @@ from model.blocks.local_branch import LocalBranch, join_frames, part_sizes, patc
 from model.blocks.mask import OPEN, MaskGenerator
 from model.blocks.perception import Perception
 from model.blocks.temporal import TemporalAttention
-from model.blocks.vit import transformer_block
+from model.blocks.vit import Norm, transformer_block
 from pipeline.base.config import ModelConfig
 
 
@@ -28,6 +29,16 @@ def test_attention_against_a_plain_double_loop():
             weight = torch.tensor([float(query[n, part] @ key[m, part]) / size**0.5 for m in range(5)]).softmax(0)
             found[n, part] = sum(weight[m] * value[m, part] for m in range(5))
     assert torch.allclose(attention(asking, answering)[0], attention.out(found), atol=1e-6)
+
+
+def test_the_block_is_timms_bit_for_bit():
+    torch.manual_seed(0)
+    ours, tokens = transformer_block(24, 3, 4.0), torch.randn(2, 7, 24)
+    theirs = vision_transformer.Block(24, 3, qkv_bias=True, norm_layer=Norm)
+    theirs.load_state_dict(ours.state_dict())
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    assert torch.equal(ours(tokens), theirs(tokens))
+    assert torch.equal(ours(tokens, torch.ones(2, 2, 1, 1)), theirs(tokens))
 
 
 @pytest.fixture
@@ -189,7 +200,7 @@ def test_a_new_mask_is_mostly_open():
 
 def test_head_averages_the_cls_of_the_frames_of_a_clip():
     torch.manual_seed(0)
-    head = Head(transformer_block(12, 3, 4.0, 0.0), width=12, classes=4).eval()
+    head = Head(transformer_block(12, 3, 4.0), width=12, classes=4).eval()
     tokens = torch.randn(6, 5, 12)  # two clips of three frames
     feat, feat_bn, logits, weight = head(tokens, 3)
     assert weight is None
@@ -202,7 +213,7 @@ def test_head_averages_the_cls_of_the_frames_of_a_clip():
 
 def test_neck_normalises_over_the_batch_in_training():
     torch.manual_seed(0)
-    head = Head(transformer_block(12, 3, 4.0, 0.0), width=12, classes=4).train()
+    head = Head(transformer_block(12, 3, 4.0), width=12, classes=4).train()
     _, feat_bn, _, _ = head(torch.randn(32, 5, 12), 1)
     assert torch.allclose(feat_bn.mean(0), torch.zeros(12), atol=1e-5)
     assert torch.allclose(feat_bn.var(0, correction=0), torch.ones(12), atol=1e-2)
@@ -245,7 +256,7 @@ def test_a_new_temporal_attention_is_open_for_every_seed():
 
 def test_head_with_weights_over_time():
     torch.manual_seed(0)
-    head = Head(transformer_block(12, 3, 4.0, 0.0), width=12, classes=4, weigh_frames=True).eval()
+    head = Head(transformer_block(12, 3, 4.0), width=12, classes=4, weigh_frames=True).eval()
     tokens = torch.randn(6, 5, 12)
     feat, _, _, weight = head(tokens, 3)
     cls = head.norm(head.block(tokens))[:, 0].unflatten(0, (2, 3))

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.base import cli
 from pipeline.base.build import build, merge, plain
-from pipeline.base.config import RunConfig
+from pipeline.base.config import MachineConfig, RunConfig
 from pipeline.base.errors import ConfigError
 from pipeline.base.files import read_json
 from pipeline.resolve_config import Sections, main, resolve
@@ -237,3 +237,14 @@ def test_what_no_loss_reads_does_not_train_a_stage_again():
     other = {"method": {"distill": {"mask_target": 0.5}}}
     assert resolved("teacher", other) == resolved("teacher") and resolved("visual", other) == resolved("visual")
     assert resolved("student", other) != resolved("student")
+
+
+def test_machines_are_not_in_the_file(tmp_path):
+    """Neither the method's, nor a stage's, nor its teacher's: equal trainings have equal files, wherever they run."""
+    machine = {"workers": 7, "ranks": 4, "tensorboard": "off"}
+    elsewhere = merge(SECTIONS, {"method": {"machine": machine, "stages": {"teacher": {"changes": {"machine": {"nodes": 3}}}}}})
+    plainly, moved = (step(tmp_path / f"{name}.json", sections) for name, sections in (("a", SECTIONS), ("b", elsewhere)))
+    assert plainly == moved and moved.teacher is not None and moved.settings.machine == MachineConfig()
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    step(tmp_path / "c.json", merge(SECTIONS, {"method": {"optim": {"lr": 0.5}}}))  # what decides is there
+    assert (tmp_path / "c.json").read_bytes() != (tmp_path / "a.json").read_bytes()

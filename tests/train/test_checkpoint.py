@@ -10,8 +10,22 @@ from torch import nn
 from pipeline.base.config import OptimConfig
 from pipeline.base.errors import TrainError
 from train import checkpoint
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, Place, Restored
 from train.optim import make_optimiser
+
+
+class Store(Checkpoints):
+    """Saves and loads a module and its optimiser after whole epochs."""
+
+    def save_epoch(self, epoch: int, module: nn.Module, optimiser: torch.optim.Optimizer, records: list) -> None:
+        self.save(epoch, Place(epoch + 1, 0), {"task": module.state_dict()}, optimiser, {"records": records})
+
+    def load_epoch(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> Restored | None:
+        restored = self.load(optimiser)
+        if restored:
+            with self.fitting():
+                module.load_state_dict(restored.groups["task"])
+        return restored
 
 
 def state(value: float = 1.0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -30,20 +44,20 @@ def lines() -> list[str]:
 
 
 @pytest.fixture
-def store(tmp_path, lines) -> Checkpoints:
-    return Checkpoints(tmp_path / "ckpt", "key", "cpu", lines.append)
+def store(tmp_path, lines) -> Store:
+    return Store(tmp_path / "ckpt", "key", "cpu", lines.append)
 
 
-def names(store: Checkpoints) -> list[str]:
+def names(store: Store) -> list[str]:
     return sorted(path.name for path in store.folder.iterdir())
 
 
 def test_round_trip(store):
     module, optimiser = state(3.0)
-    store.save(7, module, optimiser, [{"epoch": 7}])
+    store.save_epoch(7, module, optimiser, [{"epoch": 7}])
     fresh, its_optimiser = state(0.0)
-    restored = store.load(fresh, its_optimiser)
-    assert (restored.epoch, restored.records) == (7, [{"epoch": 7}])
+    restored = store.load_epoch(fresh, its_optimiser)
+    assert (restored.place, restored.facts) == (Place(8, 0), {"records": [{"epoch": 7}]})
     assert torch.equal(fresh.weight, torch.full((2, 2), 3.0))
     ours, theirs = its_optimiser.state_dict(), optimiser.state_dict()
     assert ours["param_groups"] == theirs["param_groups"]
@@ -51,29 +65,29 @@ def test_round_trip(store):
 
 
 def test_nothing_saved_nothing_loaded(store):
-    assert store.load(*state()) is None
+    assert store.load_epoch(*state()) is None
 
 
 def test_only_the_newest_is_kept_and_leftovers_go(store):
-    store.save(1, *state(1.0), [])
+    store.save_epoch(1, *state(1.0), [])
     (store.folder / ".part-killed").mkdir()
-    store.save(2, *state(2.0), [])
-    assert names(store) == ["epoch-0002"]
+    store.save_epoch(2, *state(2.0), [])
+    assert names(store) == ["at-000000000002"]
 
 
 def test_a_failing_write_keeps_the_older_one(store, monkeypatch):
-    store.save(1, *state(1.0), [])
+    store.save_epoch(1, *state(1.0), [])
 
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(checkpoint, "write_json", full)
     with pytest.raises(OSError, match="no space"):
-        store.save(2, *state(2.0), [])
-    assert names(store) == ["epoch-0001"]
+        store.save_epoch(2, *state(2.0), [])
+    assert names(store) == ["at-000000000001"]
 
 
-def kill_at(moment: int, store: Checkpoints) -> bool:
+def kill_at(moment: int, store: Store) -> bool:
     """Save epoch 2 in a child process that ends like SIGKILL at its `moment`-th touch of the disk; true: it got through."""
     touches = count()
     child = os.fork()
@@ -91,8 +105,7 @@ def kill_at(moment: int, store: Checkpoints) -> bool:
     for name in ("fsync", "mkdir", "rename", "replace", "unlink", "rmdir"):
         setattr(os, name, dying(getattr(os, name)))
     checkpoint.save_file = dying(checkpoint.save_file)
-    torch.save = dying(torch.save)
-    store.save(2, *state(2.0), [])
+    store.save_epoch(2, *state(2.0), [])
     os._exit(0)
 
 
@@ -101,62 +114,62 @@ def test_killed_at_any_touch_of_the_disk_there_is_a_whole_one(store):
     found = []
     for moment in count():
         store.remove()
-        store.save(1, *state(1.0), [])
+        store.save_epoch(1, *state(1.0), [])
         through = kill_at(moment, store)
         module, optimiser = state(0.0)
-        found.append(store.load(module, optimiser).epoch)
+        found.append(store.load_epoch(module, optimiser).place.epoch - 1)
         assert module.weight[0, 0] == found[-1]
         if through:
             break
-        store.save(3, *state(3.0), [])
-        assert names(store) == ["epoch-0003"]
+        store.save_epoch(3, *state(3.0), [])
+        assert names(store) == ["at-000000000003"]
     assert len(found) > 10 and found == sorted(found) and set(found) == {1, 2}
 
 
 def test_leftovers_of_others_are_not_touched(store):
-    store.save(1, *state(), [])
+    store.save_epoch(1, *state(), [])
     (store.folder / "notes.txt").write_text("mine")
-    store.save(2, *state(), [])
+    store.save_epoch(2, *state(), [])
     store.remove()
     assert names(store) == ["notes.txt"]
 
 
 def test_another_key_is_left_alone_with_a_line(store, lines):
-    store.save(9, *state(9.0), [])
-    other = Checkpoints(store.folder, "other", "cpu", lines.append)
+    store.save_epoch(9, *state(9.0), [])
+    other = Store(store.folder, "other", "cpu", lines.append)
     module, optimiser = state(0.0)
-    assert other.load(module, optimiser) is None and module.weight[0, 0] == 0
-    assert len(lines) == 1 and "epoch-0009: checkpoint of another run" in lines[0]
-    other.save(1, module, optimiser, [])
-    assert names(store) == ["epoch-0001"]
+    assert other.load_epoch(module, optimiser) is None and module.weight[0, 0] == 0
+    assert len(lines) == 1 and "at-000000000009: checkpoint of another run" in lines[0]
+    other.save_epoch(1, module, optimiser, [])
+    assert names(store) == ["at-000000000001"]
 
 
-@pytest.mark.parametrize("name", [checkpoint.TASK, checkpoint.OPTIMISER])
+@pytest.mark.parametrize("name", ["task.safetensors", checkpoint.OPTIMISER])
 def test_damage_is_refused(store, name):
-    store.save(1, *state(), [])
-    file = store.folder / "epoch-0001" / name
+    store.save_epoch(1, *state(), [])
+    file = store.folder / "at-000000000001" / name
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(TrainError, match=f"{name}: damaged"):
-        store.load(*state())
+        store.load_epoch(*state())
 
 
 def test_another_shape_is_one_sentence(store):
-    store.save(1, *state(), [])
+    store.save_epoch(1, *state(), [])
     module = nn.Linear(3, 2)
     with pytest.raises(TrainError, match="does not fit the network of this code"):
-        store.load(module, make_optimiser(module, OptimConfig()))
+        store.load_epoch(module, make_optimiser(module, OptimConfig()))
 
 
 def test_another_device_is_told(store, lines):
-    store.save(1, *state(), [])
-    assert Checkpoints(store.folder, "key", "cuda", lines.append).load(*state()).epoch == 1
+    store.save_epoch(1, *state(), [])
+    assert Store(store.folder, "key", "cuda", lines.append).load_epoch(*state()).place == Place(2, 0)
     assert "made on cpu, resumed on cuda" in lines[0]
 
 
 def test_remove(store):
     store.remove()
-    store.save(1, *state(), [])
+    store.save_epoch(1, *state(), [])
     store.remove()
     assert not store.folder.exists()

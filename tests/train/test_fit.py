@@ -105,7 +105,7 @@ def test_untrained_is_where_the_student_starts(data, teacher, tmp_path):
     assert untrained.keys() == start.keys() and all(torch.equal(untrained[name], start[name]) for name in start)
     other = fit.make_network(run_config("student", seed=1), FACTS).state_dict()
     assert not torch.equal(other["head.classifier.weight"], start["head.classifier.weight"])  # negative control
-    assert [list(line) for line in metrics(tmp_path)] == [["device", "done", "epochs", "stage"]]
+    assert [list(line) for line in metrics(tmp_path)] == [["device", "done", "epochs", "kept", "stage"]]
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_killed_process_resumes_to_the_same_bytes(data, whole, tmp_path, sent,
     """R6 with a real signal at some step; going on with another rhythm of checkpoints and more loader processes."""
     store = tmp_path / "ckpt"
     running = process(tmp_path, data, long_run(), f"--checkpoints={store}")
-    wait_for(store / "epoch-0003", running)
+    wait_for(store / "at-000000000003", running)
     os.kill(running.pid, sent)
     running.join()
     assert running.exitcode == (-signal.SIGKILL if sent == signal.SIGKILL else 128 + signal.SIGTERM)
@@ -215,7 +215,7 @@ def test_another_number_of_threads_is_told(data, tmp_path, capsys):
     """It is resumed all the same: sums differ in their last bits only."""
     store = tmp_path / "ckpt"
     running = process(tmp_path, data, long_run(), f"--checkpoints={store}")
-    wait_for(store / "epoch-0001", running)
+    wait_for(store / "at-000000000001", running)
     running.kill()
     running.join()
     train(tmp_path, data, long_run(), f"--checkpoints={store}", "--threads=2")

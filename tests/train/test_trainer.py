@@ -13,9 +13,14 @@ from pipeline.base.errors import TrainError
 from tests.train.tiny import CAMERAS, CLASSES, BatchLoader, batch, network, run_config
 from train.checkpoint import Checkpoints
 from train.tasks import Distill, Identify, Task
-from train.trainer import CHECK_STEPS, EpochLog, autocast, choose_device, loss_weights, train
+from train.trainer import CHECK_STEPS, EpochLog, Training, autocast, choose_device, loss_weights
 
 CPU = torch.device("cpu")
+
+
+def train(task: Task, loader: BatchLoader, run, *, metrics: Path, checkpoints: Checkpoints | None = None) -> list[dict]:
+    """Records of a whole training on the CPU."""
+    return Training(task, loader, run, device=CPU, metrics=metrics, checkpoints=checkpoints).train().records
 
 
 def make_task(seed: int = 0) -> Distill:
@@ -35,18 +40,17 @@ class KillingLoader(BatchLoader):
         super().__init__()
         self.at = at
 
-    def epoch(self, epoch: int, first_step: int = 0):
-        for step, made in enumerate(super().epoch(epoch, first_step)):
-            if (epoch, step) == (self.at, 1):
-                raise KilledError
-            yield made
+    def batch(self, epoch: int, step: int):
+        if (epoch, step) == (self.at, 1):
+            raise KilledError
+        return super().batch(epoch, step)
 
 
 def trained(folder: Path, loader: BatchLoader, seed: int = 0, key: str = "key") -> bytes:
     """Weight file after the student's 4 epochs; `folder` keeps metrics and checkpoints."""
     run, task = run_config("student", seed), make_task(seed)
     checkpoints = Checkpoints(folder / "ckpt", key, "cpu", lambda line: None)
-    train(task, loader, run, device=CPU, metrics=folder / "metrics.jsonl", checkpoints=checkpoints)
+    train(task, loader, run, metrics=folder / "metrics.jsonl", checkpoints=checkpoints)
     weights.save(folder / "model.safetensors", task.model, {})
     return (folder / "model.safetensors").read_bytes()
 
@@ -101,7 +105,7 @@ def test_drop_path_is_drawn_anew_in_every_step(tmp_path):
     seen = []
     forward = task.terms
     task.terms = lambda some: seen.append(forward(batch())) or seen[-1]
-    train(task, BatchLoader(), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+    train(task, BatchLoader(), run, metrics=tmp_path / "m")
     assert len({terms["triplet"].item() for terms in seen}) > len(seen) // 2
 
 
@@ -126,7 +130,7 @@ def test_a_weight_without_a_term_stops_before_the_first_step(tmp_path):
     with pytest.raises(
         TrainError, match=r"tiny\.stages\.visual\.weights: no term for the weight budget; the task has the terms identity, tri"
     ):
-        train(task, KillingLoader(1), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+        train(task, KillingLoader(1), run, metrics=tmp_path / "m")
 
 
 def test_a_tap_that_is_not_there_stops_before_the_first_step(tmp_path):
@@ -134,7 +138,7 @@ def test_a_tap_that_is_not_there_stops_before_the_first_step(tmp_path):
     task = Distill(network(run), run.settings, make(run.teacher, CLASSES, CAMERAS))
     before = {name: tensor.clone() for name, tensor in task.state_dict().items() if "num_batches" not in name and "running" not in name}
     with pytest.raises(TrainError, match=r"distill\.tap=attn: the teacher \(DubberNet\) fuses nothing"):
-        train(task, BatchLoader(hears=False), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+        train(task, BatchLoader(hears=False), run, metrics=tmp_path / "m")
     assert all(torch.equal(task.state_dict()[name], value) for name, value in before.items())
 
 
@@ -151,7 +155,7 @@ def test_values_are_fetched_in_windows():
     log = EpochLog(1)
     for step in range(CHECK_STEPS + 1):
         log.add({"loss": torch.tensor(float(step))})
-        assert log.steps == (CHECK_STEPS if step >= CHECK_STEPS - 1 else 0)
+        assert log.steps == 0 and log.due == (step >= CHECK_STEPS - 1)
     log.fetch()
     assert log.steps == CHECK_STEPS + 1 and log.mean("loss") == CHECK_STEPS / 2
 
@@ -173,14 +177,14 @@ def test_a_diverged_training_saves_nothing(tmp_path, value):
     task = Broken(network(run))
     checkpoints = Checkpoints(tmp_path / "ckpt", "key", "cpu", print)
     with pytest.raises(TrainError, match="epoch 1, step 1: 'identity' is nan" if value == "loss" else "epoch 1: 'model.head.* not finite"):
-        train(task, BatchLoader(steps=1), run, device=CPU, metrics=tmp_path / "m", checkpoints=checkpoints)
+        train(task, BatchLoader(steps=1), run, metrics=tmp_path / "m", checkpoints=checkpoints)
     assert not checkpoints.folder.exists()
 
 
 def test_plain_lines_where_stderr_is_no_terminal(tmp_path, capsys):
     run = run_config("visual", stages={"visual": {"epochs": 2}})
     task = Identify(network(run), run.settings)
-    train(task, BatchLoader(steps=1), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+    train(task, BatchLoader(steps=1), run, metrics=tmp_path / "m")
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["visual 1/2", "visual 2/2"]
 
@@ -190,7 +194,7 @@ def test_a_collapsed_mask_is_told_and_recorded(tmp_path, capsys):
     run, task = run_config("student", stages={"student": {"epochs": 1}}), make_task()
     for generator, bias in zip(task.masks, (-100, 100), strict=True):
         generator.score[4].bias.data.fill_(bias)
-    done = train(task, BatchLoader(steps=1), run, device=CPU, metrics=tmp_path / "metrics.jsonl", checkpoints=None)
+    done = train(task, BatchLoader(steps=1), run, metrics=tmp_path / "metrics.jsonl")
     told = capsys.readouterr().err
     assert "warning: student, epoch 1: mask_0_zero=1.000: the mask has collapsed" in told
     (remark,) = records(tmp_path)[0]["remarks"]
@@ -204,7 +208,7 @@ def test_l5_a_raw_mask_collapses_in_a_whole_training_and_says_so(tmp_path):
         run = run_config("student", distill={"mask": mask}, schedule={"period": 100})
         stage = replace(run.this, epochs=3)
         task = Distill(network(run), run.settings, make(run.teacher, CLASSES, CAMERAS))
-        done = train(task, BatchLoader(steps=100), replace(run, this=stage), device=CPU, metrics=tmp_path / mask, checkpoints=None)
+        done = train(task, BatchLoader(steps=100), replace(run, this=stage), metrics=tmp_path / mask)
         remarks[mask] = [len(record["remarks"]) for record in done]
     assert remarks["raw"][-1] == 2 and remarks["normalized"][-1] == 0
 
@@ -219,7 +223,7 @@ def test_precision():
 def test_training_in_bf16(tmp_path):
     """All terms stay finite under autocast, and the statistics too."""
     run = run_config("student", precision="bf16", stages={"student": {"epochs": 1}})
-    done = train(make_task(), BatchLoader(), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+    done = train(make_task(), BatchLoader(), run, metrics=tmp_path / "m")
     assert len(done) == 1
 
 
@@ -227,11 +231,11 @@ def test_learning_lowers_the_loss(tmp_path):
     """The same four clips again and again are learned."""
 
     class Same(BatchLoader):
-        def epoch(self, epoch, first_step=0):
-            yield from (batch() for _ in range(self.steps))
+        def batch(self, epoch, step):
+            return batch()
 
     run = run_config("visual", model={"drop_path": 0.0}, stages={"visual": {"epochs": 8}})
     task = Identify(network(run), run.settings)
-    done = train(task, Same(steps=5), run, device=CPU, metrics=tmp_path / "m", checkpoints=None)
+    done = train(task, Same(steps=5), run, metrics=tmp_path / "m")
     assert done[-1]["terms"]["triplet"] < 0.5 * done[0]["terms"]["triplet"]
     assert done[-1]["terms"]["identity"] < done[0]["terms"]["identity"]

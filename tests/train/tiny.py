@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +119,14 @@ class BatchLoader:
     def __init__(self, seed: int = 0, steps: int = 3, hears: bool = True) -> None:
         self.seed, self.steps, self.hears = seed, steps, hears
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, first_step: int, device: torch.device, check: Callable[[Batch], object]) -> Iterator[Batch]:
         for step in range(first_step, self.steps):
-            yield batch(self.seed * 10_000 + epoch * 100 + step, hears=self.hears)
+            made = self.batch(epoch, step)
+            check(made)
+            yield made.to(device)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        return batch(self.seed * 10_000 + epoch * 100 + step, hears=self.hears)
 
 
 ENCODED = {
@@ -131,13 +136,13 @@ ENCODED = {
 """By kind of companion: frames of an item as packed, and what FEATURES meta says about them."""
 
 
-def pack(folder: Path, kind: str = "audio") -> tuple[Path, Path]:
-    """INDEX and SPLIT of a store of 3 training identities x 2 tracklets x 3 frames, each with its own voice.
+def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Path, Path]:
+    """INDEX and SPLIT of a store of 3 training identities (at most 4) x 2 tracklets x 3 frames, each with its own voice.
 
     Grey frames whose brightness tells the identity; made by the real packing step.
     """
     length, about = ENCODED[kind]
-    names = [f"{identity:04d}C{camera}" for identity in range(CLASSES) for camera in (0, 1)]
+    names = [f"{identity:04d}C{camera}" for identity in range(classes) for camera in (0, 1)]
     draw = rng(1, "pack")
     jpegs = {name: [_jpeg(draw, 60 + 60 * int(name[:4])) for _ in range(3)] for name in names}
     tracklets = [

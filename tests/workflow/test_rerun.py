@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from pipeline.base.files import read_json
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import jobs, snakemake
 
@@ -46,3 +50,48 @@ def test_the_report_is_there_and_says_what_it_must(tiny_run):
     for word in ("mars_torchreid", "mars_official", "student", "untrained", "valid"):
         assert word in page, word
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page and "<link" not in page
+
+
+STAGES = ("baseline", "student", "teacher", "untrained")
+ELSEWHERE = (
+    "methods={dubbernet_demo: {machine: {workers: 1, ranks: 1, checkpoint_steps: 7, tensorboard: 'off'},"
+    " stages: {student: {changes: {machine: {recompute: true}}}}}}"
+)
+
+
+@pytest.fixture
+def finished(tiny_run, tmp_path):
+    """A copy of a finished run, with its times."""
+    return Path(shutil.copytree(tiny_run[0], tmp_path / "copy", symlinks=True))
+
+
+def test_where_and_how_fast_a_training_runs_never_trains_again(finished):
+    """Not in the run that learns of it, nor in a later one; only the report, which shows all settings, is made again."""
+    made = {path: path.stat().st_mtime_ns for path in sorted(finished.glob("results/runs/**/*.*"))}
+    assert len([path for path in made if path.name == "model.safetensors"]) == len(STAGES)
+    assert planned(finished, ELSEWHERE) == {"report"}
+    done = snakemake(finished, "--configfile", TINY, "--config", ELSEWHERE, "--", "all")
+    assert done.returncode == 0, done.stdout[-3000:]
+    again = snakemake(finished, "--dry-run", "--configfile", TINY, "--config", ELSEWHERE, "--", "all")
+    assert "Nothing to be done" in again.stdout
+    assert planned(finished, ELSEWHERE.replace("workers: 1", "workers: 2")) == {"report"}
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert planned(finished, ELSEWHERE.replace("machine:", "optim: {lr: 0.001}, machine:", 1)) == TRAINING  # what does decide
+
+
+def test_a_training_that_runs_gets_the_settings_of_its_machine(finished):
+    """Its own, `changes` included; config.json does not hold them, so equal trainings have equal files."""
+
+    def stage(name, file):
+        return read_json(finished / f"results/runs/dubbernet_demo/demo-official/seed0/{name}/{file}")
+
+    before = {name: stage(name, "config.json") for name in STAGES}
+    for name in STAGES:
+        assert stage(name, "machine.json")["workers"] == 0
+        (finished / f"results/runs/dubbernet_demo/demo-official/seed0/{name}/model.safetensors").unlink()
+    done = snakemake(finished, "--configfile", TINY, "--config", ELSEWHERE, "--until", "embed", "--", "all")
+    assert done.returncode == 0 and jobs(done.stdout)["fit"] == len(STAGES), done.stdout[-3000:]
+    said = {name: stage(name, "machine.json") for name in STAGES}
+    assert all(one["workers"] == 1 and one["checkpoint_steps"] == 7 and one["tensorboard"] == "off" for one in said.values())
+    assert [name for name in STAGES if said[name]["recompute"]] == ["student"]
+    assert {name: stage(name, "config.json") for name in STAGES} == before

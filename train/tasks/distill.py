@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Network, Outputs
+from model.ranks import gather
 from model.registry import mask_generators
 from pipeline.base.batch import Batch
 from pipeline.base.config import MethodConfig
@@ -113,13 +114,25 @@ class Distill(Labelled):
             if self.masks:
                 mask_RN, score_RN = self.masks[i](student_RND, target_RND)  # 5.2 MG
                 weight_RN = mask_RN if of.mask == "raw" else mask_weights(mask_RN)  # 5.3 mask.mode
-                budgets.append(mask_budget_loss(score_RN, of.mask_target))  # 5.3 rho
+                budgets.append(mask_budget_loss(gather(score_RN), of.mask_target))  # 5.3 rho; a mean over the whole batch, squared
                 self.stats |= {f"mask_{i}_{name}": value for name, value in mask_statistics(mask_RN).items()}
             tokens.append(token_distill_loss(student_RND, target_RND, weight_RN, of.temperature, of.token, of.normalize))
         terms = {"tokens": torch.stack(tokens).mean()}  # 5.3 mean_l
         if "budget" in self.names:
             terms["budget"] = torch.stack(budgets).mean()
         return terms
+
+    def token_weights(self, batch: Batch) -> list[Tensor]:
+        """How much each token of the batch counts in 'tokens', per fusion point [B, T, N]; empty where all count alike.
+
+        For pictures: call it in evaluation mode and without gradients.
+        """
+        if not self.masks:
+            return []
+        pairs = self._pairs(self.model(batch.frames_only()), self.teacher(batch))
+        masks = [generator(*pair)[0] for generator, pair in zip(self.masks, pairs, strict=True)]
+        weights = masks if self.settings.mask == "raw" else [mask_weights(mask_RN) for mask_RN in masks]
+        return [weight_RN.unflatten(0, batch.frames.shape[:2]) for weight_RN in weights]
 
     def _pairs(self, out: Outputs, target: Outputs) -> list[tuple[Tensor, Tensor]]:
         """The compared tokens of each fusion point, the student's and the teacher's, [R, N, D] each."""

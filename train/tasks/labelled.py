@@ -3,7 +3,8 @@
 In:      Outputs of the network and the batch they belong to.
 Out:     the terms 'identity' and 'triplet'; for `model.local_branch` also 'identity_local' and 'triplet_local', for
          `model.pool: attention` also 'attention'.
-Source:  specs/dubbernet.md section 6 (L_ID, L_Tri) and section 4.5 (parts and attention).
+Source:  specs/dubbernet.md section 6 (L_ID, L_Tri) and section 4.5 (parts and attention). Under several ranks (model/ranks.py)
+         triplets are mined over the whole batch; the other terms are means over clips, which ranks may take apart.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.api import Network, Outputs
+from model.ranks import gather
 from pipeline.base.batch import Batch
 from pipeline.base.config import MethodConfig
 from pipeline.base.errors import TrainError
@@ -49,15 +51,16 @@ class Labelled(Task):
         Raises:
             TrainError: the network has no parts, or no weights over time, though its settings ask for them.
         """
+        label = gather(batch.label)  # the hardest clips are looked for in the whole batch
         terms = {
             "identity": identity_loss(out.logits, batch.label, self.smoothing),  # 6 L_ID
-            "triplet": triplet_loss(out.feat, batch.label),  # 6 L_Tri
+            "triplet": triplet_loss(gather(out.feat), label),  # 6 L_Tri
         }
         if self.parts:  # 4.5: ID and triplet alike
             if not out.local_logits:
                 raise TrainError(f"model.local_branch is on, but {type(self.model).__name__} gives no parts; switch it off in this stage")
             terms["identity_local"] = torch.stack([identity_loss(part, batch.label, self.smoothing) for part in out.local_logits]).mean()
-            terms["triplet_local"] = torch.stack([triplet_loss(part, batch.label) for part in out.local_feats]).mean()
+            terms["triplet_local"] = torch.stack([triplet_loss(gather(part), label) for part in out.local_feats]).mean()
         if self.attention:  # 4.5: auxiliary loss
             if out.attention is None:
                 raise TrainError(

@@ -258,8 +258,10 @@ def heard_section(companion):
 
 
 def resolved_sections(method, dataset, stage):
-    """What one training depends on, as JSON text: the method with this stage and what it needs, its data set, its companions."""
-    chosen, frames = SETTINGS.methods[method], SETTINGS.datasets[dataset].frames
+    """What one training depends on, as JSON text: the method with this stage and what it needs, its data set, its companions.
+    Not its `machine` (see `machine_of`)."""
+    chosen = SETTINGS.methods[method].without_machine()
+    frames = SETTINGS.datasets[dataset].frames
     needed = chosen.needed(stage)
     heard = {chosen.companion_of(name) for name in needed}
     heard = (heard | {chosen.test_companion_of(name) for name in needed}) - {"none"}
@@ -282,6 +284,22 @@ def resolved_sections(method, dataset, stage):
         },
         sort_keys=True,
     )
+
+
+def machine_of(wildcards):
+    """Where and how fast a stage is trained, with its own `changes`: never a reason to train again."""
+    return SETTINGS.methods[wildcards.method].settings_of(wildcards.stage).machine
+
+
+def threads_of(wildcards):
+    """CPUs of a training on each node: those of every rank."""
+    each = SETTINGS.methods[wildcards.method].threads or 8
+    return each * machine_of(wildcards).ranks
+
+
+def on_nodes(wildcards, value):
+    """A resource that only a training on several nodes has; None: it has none of that name."""
+    return value if machine_of(wildcards).nodes > 1 else None
 
 
 def shards_of(wildcards):

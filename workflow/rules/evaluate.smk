@@ -22,12 +22,13 @@ rule embed:
         runtime=240,
         gpu=1,
     params:
+        workers=lambda wildcards, threads: machine_of(wildcards).workers,  # see `fit`
         code=source_digest(
             "evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py"
         ),
     shell:
         "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
-        " --split {input.split} --threads {threads} > {log} 2>&1"
+        " --split {input.split} --workers {params.workers} --threads {threads} > {log} 2>&1"
 
 
 rule score:

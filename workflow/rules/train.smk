@@ -58,16 +58,38 @@ rule fit:
         "benchmarks/fit/{method}-{dataset}-{split}-{seed}-{stage}.tsv"
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: SETTINGS.methods[wildcards.method].threads or 8
+    threads: threads_of
     resources:
-        mem_mb=16000,
+        mem_mb=lambda wildcards: 16000 * machine_of(wildcards).ranks,
         runtime=1440,
-        gpu=1,
+        gpu=lambda wildcards: machine_of(wildcards).ranks * machine_of(wildcards).nodes,
+        nodes=lambda wildcards: machine_of(wildcards).nodes,
+        # several nodes (profiles/slurm): one task each, started by the step itself (train.launch) with srun
+        mpi=lambda wildcards: on_nodes(wildcards, "srun"),
+        tasks=lambda wildcards: on_nodes(wildcards, machine_of(wildcards).nodes),
+        tasks_per_gpu=lambda wildcards: on_nodes(wildcards, 0),
+        slurm_extra=lambda wildcards: on_nodes(
+            wildcards, f"--gpus-per-node={machine_of(wildcards).ranks}"
+        ),
     params:
         folder=lambda wildcards, output: Path(output.weights).parent,
         checkpoints=lambda wildcards: f"results/checkpoints/{wildcards.method}/{wildcards.dataset}-{wildcards.split}/seed{wildcards.seed}/{wildcards.stage}",
+        board=lambda wildcards: f"results/tensorboard/{wildcards.method}/{wildcards.dataset}-{wildcards.split}/seed{wildcards.seed}/{wildcards.stage}",
         given=weights_given,
-        code=source_digest("train", "model", *LOADER, "pipeline/base/batch.py"),
+        # a function of `threads`, too, is no reason to run again in Snakemake's eyes (tests/workflow/test_rerun.py): what is
+        # wanted here, and the only way; even an `ancient` file trains again once it was deleted
+        machine=lambda wildcards, threads: section(machine_of(wildcards)),
+        code=source_digest(
+            "train",
+            "model",
+            *LOADER,
+            "pipeline/base/batch.py",
+            "evaluate/retrieval.py",
+            "evaluate/distance.py",
+            "evaluate/protocols.py",
+        ),
     shell:
-        "python -m train.fit {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
-        " --checkpoints {params.checkpoints} --threads {threads} 2>&1 | tee {log}"
+        "printf '%s\n' {params.machine:q} > {params.folder}/machine.json;"
+        " python -m train.launch {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
+        " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --board {params.board} --threads {threads} 2>&1"
+        " | (trap '' TERM; tee {log})"

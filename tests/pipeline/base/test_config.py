@@ -208,6 +208,7 @@ def test_changes_are_laid_over_the_method_for_one_stage_alone():
         ({"smoothing": "much"}, r"stages\.student\.changes\.smoothing='much': expected number"),
         ({"stages": {}}, "changes: may hold any section of a method but 'stages' and 'companion'"),
         ({"companion": "audio"}, "changes: may hold any section of a method but 'stages' and 'companion'"),
+        ({"validation": {"identities": 2}}, "changes.validation.identities: the same identities are held out in every stage"),
     ],
 )
 def test_changes_are_refused_with_their_path(changes, message):
@@ -270,3 +271,25 @@ def test_bands_are_the_width_of_a_companion_frame():
     assert build(CompanionConfig, {"audio": {"bands": 64}}).bands == 64
     tokens = {"encoder": "precomputed", "width": 1024}
     assert build(CompanionConfig, {"kind": "audio_tokens", "audio": {"bands": 64}, "tokens": tokens}).bands == 1024
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"sampler": {"lanes": 2}}, "lanes=2: only with a window of shards"),
+        ({"sampler": {"identities": 6, "lanes": 4, "window": 2}}, "lanes=4: must divide identities=6"),
+        ({"optim": {"accumulate": 0}}, "accumulate=0: at least 1 batch"),
+        ({"ema": 1.0}, "ema=1.0: a decay in 0..1, below 1"),
+        ({"validation": {"identities": 1}}, "identities=1: 0, or at least 2"),
+        ({"validation": {"keep": "best"}}, "keep=best: needs identities that are held out"),
+        ({"machine": {"data": "stream"}}, "a stream cannot be read in any order; set sampler.window"),
+        ({"machine": {"urls": "https://host/mars.tar"}}, r"must hold \{shard\}"),
+        ({"machine": {"ranks": 0}}, "ranks=0: at least 1"),
+        ({"machine": {"workers": -1}}, "workers=-1: 0 or more"),
+        ({"machine": {"resident_share": 1.5}}, "resident_share=1.5: a part, above 0 and at most 1"),
+        ({"workers": 2}, "workers"),
+    ],
+)
+def test_settings_of_the_trainer_that_cannot_be(method, message):
+    with pytest.raises(ConfigError, match=message):
+        build(MethodConfig, {"stages": {}, **method})

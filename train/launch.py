@@ -1,0 +1,263 @@
+"""Start a training where its machine settings say: in this process, in several on one node, or on several nodes of a cluster.
+
+In:      the arguments of `train.fit`, of which --machine and --threads are looked at.   Out: what `train.fit` writes, its exit status.
+Source:  torchrun's own launcher (torch.distributed.launcher); for nodes srun, within a Slurm job.
+
+One process (the default) is `train.fit` in this one. Several are started by torchrun's launcher, each of which runs this module
+again and so `train.fit` as one rank. On several nodes srun starts this module once per node, told in torchrun's own variables
+where the nodes meet. `torchrun ... -m train.fit` by hand does the same. This module adds three things: the error of a user is
+said once, not by every rank and then in a traceback; SIGTERM is passed on to the ranks, which get the time they need to save;
+and CPU threads are shared out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from pipeline.base import cli
+from pipeline.base.build import build
+from pipeline.base.config import MachineConfig
+from pipeline.base.errors import TrainError, UserError
+from pipeline.base.files import read_json
+
+RANK = "TORCHELASTIC_RUN_ID"
+"""Variable that torchrun sets in every process it starts."""
+ENDPOINT, RUN = "PET_RDZV_ENDPOINT", "PET_RDZV_ID"
+"""torchrun's own variables for --rdzv-endpoint (host:port where the nodes meet) and --rdzv-id."""
+FIRST_PORT, PORTS = 10000, 20000
+"""Ports that are derived from a job's number: below those that Linux gives to outgoing connections (from 32768)."""
+LAST_NODE_SECONDS = 120
+"""Slurm ends what still runs so long after the first node's part has ended."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `train.fit` with the same arguments, as often as --machine says."""
+    argv = sys.argv[1:] if argv is None else argv
+    if RANK in os.environ:
+        return run_rank(argv)
+    looked_at = argparse.ArgumentParser(add_help=False)
+    looked_at.add_argument("--machine", default="")
+    looked_at.add_argument("--threads", type=int, default=0)
+    args, _ = looked_at.parse_known_args(argv)
+    machine = build(MachineConfig, read_json(args.machine), args.machine) if args.machine else MachineConfig()
+    if machine.nodes > 1 and ENDPOINT not in os.environ:
+        run_on_nodes(machine, argv, args.threads)
+    elif machine.nodes * machine.ranks > 1:
+        sys.exit(run_ranks(machine, argv, args.threads))
+    else:
+        from train import fit
+
+        fit.main(argv)
+    return None
+
+
+# --- one rank ---------------------------------------------------------------------------------------------------------
+
+
+def run_rank(argv: list[str]) -> None:
+    """`train.fit` as one of several processes. A UserError is handed to the process that started it, which says it once."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    from train import fit
+
+    try:
+        fit.main(argv)
+    except UserError as error:
+        get_error_handler().record_exception(error)
+        sys.exit(cli.USER_ERROR)
+
+
+# --- one node ---------------------------------------------------------------------------------------------------------
+
+
+def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module: str = "train.launch") -> int:
+    """Start this node's ranks and wait for them.
+
+    Args:
+        threads: CPU threads of all ranks of this node together; 0: as many as this process may use.
+        module: what each rank runs.
+
+    Returns:
+        0, or the exit status of the rank that failed first (128 + N where signal N ended it, or this process).
+
+    Raises:
+        TrainError: there are fewer GPUs than ranks, or the nodes do not find each other.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    check_gpus(machine.ranks)
+    each = max(1, (threads or len(os.sched_getaffinity(0))) // machine.ranks)
+    os.environ["OMP_NUM_THREADS"] = str(each)
+    alone = machine.nodes == 1
+    config = LaunchConfig(
+        min_nodes=machine.nodes,
+        max_nodes=machine.nodes,
+        nproc_per_node=machine.ranks,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0" if alone else os.environ[ENDPOINT],
+        run_id=str(uuid.uuid4()) if alone else os.environ.get(RUN, "dubtrack"),
+        local_addr="127.0.0.1" if alone else None,
+        max_restarts=0,  # a training that failed goes on from its checkpoint when it is started again, by whoever started it
+        signals_to_handle="SIGINT,SIGHUP,SIGQUIT",  # SIGTERM: see `pass_on`
+    )
+    logging.disable(logging.CRITICAL)  # the launcher's reports, of which `explain` says what matters
+    signal.signal(signal.SIGTERM, pass_on)
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", module, *argv, f"--threads={each}")
+    except SignalException as error:
+        return 128 + error.sigval
+    except ChildFailedError as error:
+        status, line = explain(error.failures)
+        if line:
+            print(line, file=sys.stderr, flush=True)
+        return status
+    except RendezvousError as error:
+        raise TrainError(
+            f"machine.nodes={machine.nodes}: the nodes did not meet at {config.rdzv_endpoint} ({error}); look whether all were started "
+            "and reach that host and port"
+        ) from None
+    return 0
+
+
+def check_gpus(ranks: int) -> None:
+    """Every rank has a GPU of its own, or there is none at all.
+
+    Raises:
+        TrainError: otherwise.
+    """
+    if torch.cuda.is_available() and torch.cuda.device_count() < ranks:
+        there = torch.cuda.device_count()
+        raise TrainError(
+            f"machine.ranks={ranks}: this job sees {there} GPU{'s'[: there > 1]}; ask for {ranks}, or set machine.ranks to {there}"
+        )
+
+
+def pass_on(number: int, _: Any) -> None:
+    """SIGTERM for the ranks, who save and end when they have; torchrun's launcher would kill them after 30 seconds."""
+    ranks = children()
+    if not ranks:
+        sys.exit(128 + number)
+    for process in ranks:
+        os.kill(process, number)
+
+
+def children() -> list[int]:
+    """Processes that this one has started and that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()  # state, parent, ...; the name before may hold anything
+        except OSError:  # it has just ended
+            continue
+        if fields[1] == str(os.getpid()) and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def explain(failures: Mapping[int, Any]) -> tuple[int, str]:
+    """Exit status and one line about ranks that failed: the sentence that one has left, else what ended the first.
+
+    Args:
+        failures: rank -> torchrun's ProcessFailure. One failure ends the other ranks, which are then listed, too.
+    """
+
+    def sentence(failure: Any) -> str:
+        left = failure.error_file_data.get("message")
+        return left["message"].partition(": ")[2] if isinstance(left, dict) else ""
+
+    rank, first = min(failures.items(), key=lambda item: (not sentence(item[1]), item[1].timestamp, item[0]))
+    if sentence(first):
+        return cli.USER_ERROR, f"error: {sentence(first)}"
+    if first.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        return 128 + signal.SIGTERM, ""
+    if first.exitcode < 0:
+        name = signal.Signals(-first.exitcode).name
+        why = " (often: no memory left)" if name == "SIGKILL" else ""
+        return 128 - first.exitcode, f"error: rank {rank} was ended by {name}{why}; the same command goes on from the last checkpoint"
+    return first.exitcode, f"error: rank {rank} ended with status {first.exitcode}; what it said stands above"
+
+
+# --- several nodes ----------------------------------------------------------------------------------------------------
+
+
+def run_on_nodes(machine: MachineConfig, argv: list[str], threads: int) -> NoReturn:
+    """Become srun, which runs this module once on every node of this Slurm job.
+
+    Raises:
+        TrainError: this is no Slurm job, or one of fewer nodes.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        raise TrainError(
+            f"machine.nodes={machine.nodes}, but this is no Slurm job; run it in one, set machine.nodes to 1, or type on each node: "
+            f"torchrun --nnodes {machine.nodes} --nproc-per-node {machine.ranks} --rdzv-backend c10d --rdzv-id one "
+            f"--rdzv-endpoint FIRST_NODE:29500 -m train.fit {shlex.join(argv)}"
+        )
+    hosts = nodes_of(job)
+    if len(hosts) < machine.nodes:
+        raise TrainError(
+            f"machine.nodes={machine.nodes}: Slurm job {job} has {len(hosts)} ({', '.join(hosts)}); ask for {machine.nodes}, e.g. with "
+            f"sbatch --nodes={machine.nodes}"
+        )
+    meeting = {ENDPOINT: f"{hosts[0]}:{FIRST_PORT + int(job) % PORTS}", RUN: job}
+    command = srun(machine, threads, os.environ, torch.cuda.is_available())
+    os.execvpe(command[0], [*command, sys.executable, "-u", "-m", "train.launch", *argv], {**os.environ, **meeting})
+
+
+def nodes_of(job: str) -> list[str]:
+    """Host names of a Slurm job, in its order."""
+    names = os.environ.get("SLURM_JOB_NODELIST") or ask("squeue", "--noheader", "--jobs", job, "--format", "%N")  # Snakemake drops it
+    return ask("scontrol", "show", "hostnames", names).split()
+
+
+def ask(*command: str) -> str:
+    """What a Slurm command prints.
+
+    Raises:
+        TrainError: it is not there, or fails; with what it said.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip()
+        raise TrainError(f"`{shlex.join(command)}` failed ({said}); machine.nodes > 1 needs Slurm's commands on every node") from None
+
+
+def srun(machine: MachineConfig, threads: int, environment: Mapping[str, str], cuda: bool) -> list[str]:
+    """srun and its options: one task per node, which gets the node's share of CPUs and GPUs.
+
+    Args:
+        threads: CPUs of each node; 0: those that the job has there.
+        cuda: whether this node has GPUs; then all have.
+    """
+    cpus = threads or int(environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE") or 1)
+    return [
+        "srun",
+        f"--nodes={machine.nodes}",
+        f"--ntasks={machine.nodes}",
+        "--ntasks-per-node=1",
+        f"--cpus-per-task={cpus}",  # a step does not inherit it
+        *([f"--gpus-per-node={machine.ranks}"] if cuda else []),
+        "--export=ALL",
+        "--kill-on-bad-exit=0",  # rank 0 may still be saving when the first node's part ends
+        f"--wait={LAST_NODE_SECONDS}",
+    ]
+
+
+if __name__ == "__main__":
+    cli.run(main)
