@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -179,8 +180,28 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
         say(f"{run.stage}: starts from {Path(given.pretrained).name}")
     else:
         say(f"{run.stage}: starts from random numbers (methods.{run.method}.pretrained is empty)")
+    if run.settings.compile:
+        require_compiler(device)
+        for part in (network, teacher):
+            if part:
+                part.compile_parts()
+    network.recompute = run.settings.machine.recompute
     torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
+
+
+def require_compiler(device: torch.device) -> None:
+    """torch.compile makes C++ on a CPU, and C around its kernels on a GPU.
+
+    Raises:
+        TrainError: there is no compiler.
+    """
+    names = ("c++", "g++", "clang++") if device.type == "cpu" else ("cc", "gcc", "clang")
+    named = os.environ.get("CXX" if device.type == "cpu" else "CC", "")
+    if not any(shutil.which(name) for name in (named, *names) if name):
+        raise TrainError(
+            f"compile: torch.compile needs a compiler, and none of {', '.join(names)} is on PATH; install one, or set it to false"
+        )
 
 
 def make_selection(run: RunConfig, index: str, facts: Facts, held: pa.Table, network: Network, device: torch.device) -> Selection:
