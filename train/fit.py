@@ -14,14 +14,13 @@ import argparse
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 
 from model import registry, weights
 from model.api import Network
@@ -37,9 +36,12 @@ from shards.loader import train_loader
 from shards.read import Store
 from train.board import open_board
 from train.checkpoint import Checkpoints
+from train.device import be_deterministic, be_fast, choose_device, process_group
+from train.log import write_records
 from train.progress import say
+from train.stop import Stop
 from train.tasks import TASKS, Task
-from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, write_records
+from train.trainer import Training
 from train.validate import Selection, hold_out, make_validator, why_no_look
 
 SCORING = ("evaluate/protocols.py", "evaluate/retrieval.py", "evaluate/distance.py")
@@ -179,8 +181,28 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
         say(f"{run.stage}: starts from {Path(given.pretrained).name}")
     else:
         say(f"{run.stage}: starts from random numbers (methods.{run.method}.pretrained is empty)")
+    if run.settings.compile:
+        require_compiler(device)
+        for part in (network, teacher):
+            if part:
+                part.compile_parts()
+    network.recompute = run.settings.machine.recompute
     torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
+
+
+def require_compiler(device: torch.device) -> None:
+    """torch.compile makes C++ on a CPU, and C around its kernels on a GPU.
+
+    Raises:
+        TrainError: there is no compiler.
+    """
+    names = ("c++", "g++", "clang++") if device.type == "cpu" else ("cc", "gcc", "clang")
+    named = os.environ.get("CXX" if device.type == "cpu" else "CC", "")
+    if not any(shutil.which(name) for name in (named, *names) if name):
+        raise TrainError(
+            f"compile: torch.compile needs a compiler, and none of {', '.join(names)} is on PATH; install one, or set it to false"
+        )
 
 
 def make_selection(run: RunConfig, index: str, facts: Facts, held: pa.Table, network: Network, device: torch.device) -> Selection:
@@ -246,21 +268,6 @@ def _deciding(run: dict[str, Any]) -> dict[str, Any]:
     """A plain RunConfig without the harmless settings, its own and its teacher's."""
     settings = {name: value for name, value in run["settings"].items() if name not in HARMLESS}
     return {**run, "settings": settings, "teacher": run["teacher"] and _deciding(run["teacher"])}
-
-
-@contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes of this training, if torchrun started several: NCCL between GPUs, gloo between CPUs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     args, _ = looked_at.parse_known_args(argv)
     machine = build(MachineConfig, read_json(args.machine), args.machine) if args.machine else MachineConfig()
     if machine.nodes > 1 and ENDPOINT not in os.environ:
-        run_on_nodes(machine, argv, args.threads)
+        sys.exit(run_on_nodes(machine, argv, args.threads))
     elif machine.nodes * machine.ranks > 1:
         sys.exit(run_ranks(machine, argv, args.threads))
     else:
@@ -195,8 +195,13 @@ def explain(failures: Mapping[int, Any]) -> tuple[int, str]:
 # --- several nodes ----------------------------------------------------------------------------------------------------
 
 
-def run_on_nodes(machine: MachineConfig, argv: list[str], threads: int) -> NoReturn:
-    """Become srun, which runs this module once on every node of this Slurm job.
+def run_on_nodes(machine: MachineConfig, argv: list[str], threads: int) -> int:
+    """Let srun run this module once on every node of this Slurm job, and wait.
+
+    SIGTERM goes on to the tasks through Slurm: srun itself would kill them.
+
+    Returns:
+        Exit status of srun: 0, or the highest of the nodes.
 
     Raises:
         TrainError: this is no Slurm job, or one of fewer nodes.
@@ -215,8 +220,10 @@ def run_on_nodes(machine: MachineConfig, argv: list[str], threads: int) -> NoRet
             f"sbatch --nodes={machine.nodes}"
         )
     meeting = {ENDPOINT: f"{hosts[0]}:{FIRST_PORT + int(job) % PORTS}", RUN: job}
-    command = srun(machine, threads, os.environ, torch.cuda.is_available())
-    os.execvpe(command[0], [*command, sys.executable, "-u", "-m", "train.launch", *argv], {**os.environ, **meeting})
+    command = [*srun(machine, threads, os.environ, torch.cuda.is_available()), sys.executable, "-u", "-m", "train.launch", *argv]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: subprocess.run(["scancel", "--signal=TERM", job], check=False))
+    return subprocess.Popen(command, env={**os.environ, **meeting}, start_new_session=True).wait()
 
 
 def nodes_of(job: str) -> list[str]:

@@ -152,32 +152,39 @@ def test_every_rank_needs_a_gpu_where_there_are_any(monkeypatch):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Slurm's commands as far as they are asked: a job of two nodes; srun is not run, but noted."""
+    """Slurm's commands as far as they are asked: a job of two nodes. srun notes what it got, and has this process told to end."""
     for name, text in {
         "squeue": '[ "$3" = 4711 ] && echo "gpu[7-8]"',
         "scontrol": '[ "$3" = "gpu[7-8]" ] && printf "gpu7\\ngpu8\\n"',
+        "srun": f'printf "%s\\n" "$PET_RDZV_ENDPOINT" "$PET_RDZV_ID" "$@" > "{tmp_path}/started"\n'
+        f'kill -TERM $PPID\nuntil [ -e "{tmp_path}/told" ]; do sleep 0.05; done; exit 143',
+        "scancel": f'echo "$@" > "{tmp_path}/told"',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
-    calls: list[tuple[list[str], dict[str, str]]] = []
-    monkeypatch.setattr(os, "execvpe", lambda _, command, environment: calls.append((command, environment)))
-    return calls
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
-def test_several_nodes_are_one_task_each(tmp_path, monkeypatch, slurm):
+def test_several_nodes_are_one_task_each_which_are_told_to_save(tmp_path, monkeypatch, slurm):
+    """By Slurm: a SIGTERM to srun would kill them."""
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     argv = ["out", "--threads=8", "--machine", machine_file(tmp_path, nodes=2, ranks=4)]
-    launch.main(argv)
-    [(command, environment)] = slurm
-    assert command[: command.index(sys.executable)] == [
-        *("srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8"),
+    with pytest.raises(SystemExit) as ended:
+        launch.main(argv)
+    endpoint, run, *words = (slurm / "started").read_text().splitlines()
+    assert (endpoint, run) == ("gpu7:14711", "4711")
+    assert words == [
+        *("--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8"),
         *("--export=ALL", "--kill-on-bad-exit=0", "--wait=120"),
+        *(sys.executable, "-u", "-m", "train.launch", *argv),
     ]
-    assert command[-len(argv) - 2 :] == ["-m", "train.launch", *argv]
-    assert (environment[launch.ENDPOINT], environment[launch.RUN]) == ("gpu7:14711", "4711")
+    assert (slurm / "told").read_text() == "--signal=TERM 4711\n" and ended.value.code == 143
 
 
 def test_nodes_have_gpus_and_cpus_of_the_job():
@@ -198,19 +205,22 @@ def test_nodes_that_are_not_there_are_one_sentence(tmp_path, monkeypatch, slurm)
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with pytest.raises(TrainError, match=r"`squeue .*` failed"):
         launch.main(argv)
-    assert not slurm
+    assert not (slurm / "started").exists()
 
 
 # --- with the real training -------------------------------------------------------------------------------------------
 
 
-def trained(folder: Path, index: Path, split: Path, *more: str, **machine: object) -> subprocess.CompletedProcess[str]:
+def command_of(folder: Path, index: Path, split: Path, epochs: int = 4, **machine: object) -> list[str]:
     """`python -m train.launch` on the toy store."""
     folder.mkdir()
-    run = run_config("visual")
+    run = run_config("visual", stages={"visual": {"epochs": epochs}})
     write_json(folder / "config.json", plain(run))
     words = [str(folder), f"--config={folder / 'config.json'}", f"--index={index}", f"--split={split}", "--threads=2"]
-    command = [sys.executable, "-m", "train.launch", *words, "--machine", machine_file(folder, workers=0, **machine), *more]
+    return [sys.executable, "-m", "train.launch", *words, "--machine", machine_file(folder, workers=0, **machine)]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240, check=False)
 
 
@@ -219,7 +229,7 @@ def test_two_ranks_train_as_one_does(tmp_path):
     data = pack(tmp_path)
     losses = {}
     for ranks in (1, 2):
-        done = trained(tmp_path / f"ranks{ranks}", *data, ranks=ranks)
+        done = run(command_of(tmp_path / f"ranks{ranks}", *data, ranks=ranks))
         assert done.returncode == 0, done.stdout
         lines = (tmp_path / f"ranks{ranks}/metrics.jsonl").read_text().splitlines()
         losses[ranks] = [json.loads(line)["loss"] for line in lines[:-1]]
@@ -230,7 +240,30 @@ def test_two_ranks_train_as_one_does(tmp_path):
 @pytest.mark.slow
 def test_what_a_user_can_mend_is_said_once(tmp_path):
     """Not by every rank, not in a traceback of the launcher."""
-    done = trained(tmp_path / "run", *pack(tmp_path), "--split=nowhere.parquet", ranks=2)
-    assert done.returncode == 2, done.stdout
-    assert [line for line in done.stdout.splitlines() if "nowhere.parquet" in line] == ["error: nowhere.parquet: no such file"]
-    assert "Traceback" not in done.stdout
+    data = pack(tmp_path)
+    for name, more, ranks, sentence in (
+        ("gone", ["--split=nowhere.parquet"], 2, "error: nowhere.parquet: no such file; expected a 'split' table"),
+        ("thirds", [], 3, "error: 3 processes cannot share batches of 2 x 2 = 4 clips equally; train with 1, 2 or 4"),
+    ):
+        done = run([*command_of(tmp_path / name, *data, ranks=ranks), *more])
+        assert done.returncode == 2, done.stdout
+        assert [line for line in done.stdout.splitlines() if line.startswith("error")] == [sentence]
+        assert "Traceback" not in done.stdout
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_told_to_end_save_and_go_on(tmp_path):
+    command = command_of(tmp_path / "run", *pack(tmp_path), epochs=100_000, ranks=2, checkpoint_epochs=100_000)
+    for begins in ("starts from random numbers", "resumed after epoch"):
+        log = tmp_path / "log"
+        with log.open("w") as out:
+            running = subprocess.Popen([*command, f"--checkpoints={tmp_path / 'state'}"], cwd=REPOSITORY, stdout=out, stderr=out)
+            deadline = time.monotonic() + 120
+            while begins not in log.read_text() or not (tmp_path / "run/metrics.jsonl").exists():
+                assert running.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            time.sleep(1)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(timeout=60) == 128 + signal.SIGTERM
+        assert log.read_text().count("terminated from outside (SIGTERM), saved after epoch") == 1
+        assert "Traceback" not in log.read_text() and len(list((tmp_path / "state").iterdir())) == 1
