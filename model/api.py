@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from model.blocks.part import Part, compile_parts
 from pipeline.base.batch import Batch
 from pipeline.base.errors import ConfigError, UserError
 
@@ -47,12 +48,6 @@ class Outputs:
     """Per part [B, D*T], before the part's BNNeck."""
     local_feats_bn: list[Tensor] = field(default_factory=list)
     """Per part [B, D*T], after it."""
-
-
-def normalise(frames: Tensor) -> Tensor:
-    """uint8 [B, T, 3, H, W] -> float32 [B*T, 3, H, W] in -1..1 (mean 0.5, std 0.5), on the device of the frames."""
-    assert frames.dtype == torch.uint8 and frames.ndim == 5, f"frames: uint8 [B, T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}"
-    return frames.flatten(0, 1).float().div_(127.5).sub_(1.0)
 
 
 class Network(nn.Module):
@@ -112,6 +107,25 @@ class Network(nn.Module):
             out = self(batch)
         parts = out.local_feats_bn
         return torch.cat([out.feat_bn, *(part / len(parts) for part in parts)], dim=1)
+
+    def named_parts(self) -> list[tuple[str, Part]]:
+        """The parts that can be compiled and recomputed, by name: blocks, fusions, and what cuts frames into tokens."""
+        return [(name, module) for name, module in self.named_modules() if isinstance(module, Part)]
+
+    @property
+    def recompute(self) -> bool:
+        """Whether the backward pass computes the parts again instead of keeping their inner tensors: much less memory, a third
+        more time, the same bits. Set it at any time."""
+        return any(part.recompute for _, part in self.named_parts())
+
+    @recompute.setter
+    def recompute(self, on: bool) -> None:
+        for _, part in self.named_parts():
+            part.recompute = on
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Let torch.compile make programs of the parts; 'inductor' needs a C++ compiler on a CPU. Names of weights stay."""
+        compile_parts([part for _, part in self.named_parts()], backend)
 
     def check(self, batch: Batch) -> None:
         """Refuse a batch that this network cannot read. `forward` calls it, too.

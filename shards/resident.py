@@ -108,27 +108,24 @@ class ResidentLoader(Training):
         frames = torch.empty((B, T, 3, run.height, run.width), dtype=torch.uint8, device="meta")
         return training_batch(numbers.part, frames, companions, self.rows, run)
 
-    def _gathered(self, batch: Batch, numbers: Numbers) -> Batch:
-        """The ready batch."""
-        assert batch.augmentation is not None
-        which, starts = self._there(numbers.frames), self._there(numbers.starts)
-        changes, frames = batch.augmentation.to(self._device), self._frames
+    def _gathered(self, described: Batch, numbers: Numbers) -> Batch:
+        """The ready batch. What is sent has row numbers in the place of frames and of companion values."""
+        starts = {kind: replace(some, values=torch.from_numpy(numbers.starts)) for kind, some in described.companions.items()}
+        sent = replace(described, frames=torch.from_numpy(numbers.frames), companions=starts)
+        if self._device.type == "cuda":
+            sent = sent.pin_memory()  # else the device might be waited for
+        there = sent.to(self._device)
+        assert there.augmentation is not None
         if self._at_once:
-            out = take(frames, which, changes).permute(0, 1, 4, 2, 3)
+            frames = take(self._frames, there.frames, there.augmentation)
         else:
-            out = augment(frames[which].permute(0, 1, 4, 2, 3), changes)
-        companions = {}
-        for kind, described in batch.companions.items():
-            lengths, align = described.lengths.to(self._device), described.align.to(self._device)
+            frames = augment(self._frames[there.frames].permute(0, 1, 4, 2, 3), there.augmentation).permute(0, 1, 3, 4, 2)
+        for companion in there.companions.values():
             place = torch.arange(self.run.item_frames, device=self._device)
-            valid = place < lengths[:, None]
-            values = self._items[torch.where(valid, starts[:, None] + place, 0)].float()
-            companions[kind] = Companion(torch.where(valid[..., None], values, 0.0), lengths, align)
-        host = replace(batch, frames=out, companions={}, augmentation=None)
-        return replace(host.to(self._device), companions=companions)
-
-    def _there(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).to(self._device, non_blocking=True)
+            valid = place < companion.lengths[:, None]
+            values = self._items[torch.where(valid, companion.values[:, None] + place, 0)].float()
+            companion.values = torch.where(valid[..., None], values, 0.0)
+        return replace(there, frames=frames.permute(0, 1, 4, 2, 3), augmentation=None)
 
 
 @dataclass(frozen=True, slots=True)

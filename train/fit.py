@@ -14,14 +14,13 @@ import argparse
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 
 from model import registry, weights
 from model.api import Network
@@ -30,16 +29,19 @@ from model.ranks import rank, ranks
 from pipeline.base import cli, tables
 from pipeline.base.build import build, plain
 from pipeline.base.config import MachineConfig, RunConfig
-from pipeline.base.errors import ConfigError, TrainError
+from pipeline.base.errors import ConfigError, ShardError, TrainError
 from pipeline.base.files import digest_bytes, digest_code, digest_file, read_json
 from pipeline.base.seeds import seed_for
-from shards.loader import TrainLoader
+from shards.loader import train_loader
 from shards.read import Store
 from train.board import open_board
 from train.checkpoint import Checkpoints
+from train.device import be_deterministic, be_fast, choose_device, process_group
+from train.log import write_records
 from train.progress import say
+from train.stop import Stop
 from train.tasks import TASKS, Task
-from train.trainer import Stop, Training, be_deterministic, be_fast, choose_device, write_records
+from train.trainer import Training
 from train.validate import Selection, hold_out, make_validator, why_no_look
 
 SCORING = ("evaluate/protocols.py", "evaluate/retrieval.py", "evaluate/distance.py")
@@ -179,20 +181,52 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
         say(f"{run.stage}: starts from {Path(given.pretrained).name}")
     else:
         say(f"{run.stage}: starts from random numbers (methods.{run.method}.pretrained is empty)")
+    if run.settings.compile:
+        require_compiler(device)
+        for part in (network, teacher):
+            if part:
+                part.compile_parts()
+    network.recompute = run.settings.machine.recompute
     torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
     return TASKS[run.this.task](network, run.settings, teacher).to(device)
 
 
-def make_selection(run: RunConfig, store: Store, held: pa.Table, network: Network, device: torch.device) -> Selection:
-    """Who decides which weights are handed on, with a look at held-out identities where there are any and the network may."""
-    validation = run.settings.validation
-    why = why_no_look(network.hears, store.meta["companion"]) if validation.identities else ""
-    validator = None
-    if validation.identities and not why and rank() == 0:
-        validator = make_validator(store, held, run, network.hears, device, run.settings.machine.workers)
+def require_compiler(device: torch.device) -> None:
+    """torch.compile makes C++ on a CPU, and C around its kernels on a GPU.
+
+    Raises:
+        TrainError: there is no compiler.
+    """
+    names = ("c++", "g++", "clang++") if device.type == "cpu" else ("cc", "gcc", "clang")
+    named = os.environ.get("CXX" if device.type == "cpu" else "CC", "")
+    if not any(shutil.which(name) for name in (named, *names) if name):
+        raise TrainError(
+            f"compile: torch.compile needs a compiler, and none of {', '.join(names)} is on PATH; install one, or set it to false"
+        )
+
+
+def make_selection(run: RunConfig, index: str, facts: Facts, held: pa.Table, network: Network, device: torch.device) -> Selection:
+    """Who decides which weights are handed on, with a look at held-out identities where there are any and the network may.
+
+    Raises:
+        TrainError: their frames are not here (a stream from elsewhere).
+    """
+    validation, machine = run.settings.validation, run.settings.machine
+    why = why_no_look(network.hears, facts.companion) if validation.identities else ""
     if why:
         say(f"warning: {run.stage}: {why}")
-    return Selection(validation, run.this.epochs, validator, why)
+    if why or not validation.identities or rank() > 0:
+        return Selection(validation, run.this.epochs, None, why)
+    try:
+        store = Store(index)
+    except ShardError as error:
+        if not machine.urls:
+            raise
+        raise TrainError(
+            f"validation.identities={validation.identities}: held-out tracklets are read from tars beside {index}, not from machine.urls "
+            f"({error}); copy the tars there, or set it to 0"
+        ) from None
+    return Selection(validation, run.this.epochs, make_validator(store, held, run, network.hears, device, machine.workers))
 
 
 def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[str, str]) -> dict[str, Any]:
@@ -236,21 +270,6 @@ def _deciding(run: dict[str, Any]) -> dict[str, Any]:
     return {**run, "settings": settings, "teacher": run["teacher"] and _deciding(run["teacher"])}
 
 
-@contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes of this training, if torchrun started several: NCCL between GPUs, gloo between CPUs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("out", type=Path, help="folder for model.safetensors and metrics.jsonl")
@@ -282,16 +301,13 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     """Train the stage and write what it leaves."""
     given = Given(args.teacher, args.start, args.pretrained)
     check_given(run, given)
-    store = Store(args.index)
-    if store.meta["dataset"] != run.dataset:
-        raise TrainError(
-            f"{args.index}: INDEX of data set '{store.meta['dataset']}', but config.json is for '{run.dataset}'; give both of one"
-        )
-    split, held = hold_out(
-        tables.read(args.split, tables.SPLIT), store.table, run.settings.validation.identities, run.seed, run.settings.sampler.identities
-    )
-    loader = TrainLoader(store, split, run, listens(run), run.settings.machine.workers, rank(), ranks())
-    facts = Facts(loader.classes, store.meta["cameras"], store.meta["companion"])
+    table, about = tables.read(args.index, tables.INDEX), tables.read_meta(args.index)
+    if about["dataset"] != run.dataset:
+        raise TrainError(f"{args.index}: INDEX of data set '{about['dataset']}', but config.json is for '{run.dataset}'; give both of one")
+    held_out, least = run.settings.validation.identities, run.settings.sampler.identities
+    split, held = hold_out(tables.read(args.split, tables.SPLIT), table, held_out, run.seed, least)
+    loader = train_loader(args.index, split, run, listens(run), run.settings.machine, device, rank(), ranks(), say)
+    facts = Facts(loader.classes, about["cameras"], about["companion"])
     task = make_task(run, facts, given, device)
     digests = {name: digest_file(path) if path else "" for name, path in asdict(given).items()}
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
@@ -300,7 +316,7 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     checkpoints = Checkpoints(args.checkpoints, key, machine, say) if args.checkpoints else None
 
     metrics = args.out / "metrics.jsonl"
-    selection = make_selection(run, store, held, task.model, device)
+    selection = make_selection(run, args.index, facts, held, task.model, device)
     training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, selection=selection, stop=stop)
     with contextlib.ExitStack() as closing:
         if args.board:

@@ -3,7 +3,7 @@
 In:      a task, a loader, the run's settings.   Out: a trained network and ``metrics.jsonl``.
 Source:  specs/dubbernet.md section 6; promises R6, R7 and R8.
 
-Nothing in a step waits for the device: terms stay there and are fetched, and checked for NaN, every `CHECK_STEPS` steps.
+Nothing in a step waits for the device: terms stay there and are fetched, and checked for NaN, every `log.CHECK_STEPS` steps.
 Every batch seeds torch from (seed, epoch, step), so a resumed training repeats the same drop paths without stored states.
 Under torch.distributed each rank has its part of every batch (model/ranks.py); rank 0 alone writes, looks and speaks.
 """
@@ -11,9 +11,6 @@ Under torch.distributed each rank has its part of every batch (model/ranks.py); 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -32,17 +29,16 @@ from model.ranks import rank, ranks
 from pipeline.base.batch import Batch
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import TrainError
-from pipeline.base.files import atomic_open
 from pipeline.base.seeds import seed_for
 from train.board import Board, scalars_of
 from train.checkpoint import Checkpoints, Place
+from train.device import autocast
+from train.log import EpochLog, write_records
 from train.optim import make_optimiser, set_learning_rate
 from train.progress import Progress, say
+from train.stop import Stop
 from train.tasks import Task
 from train.validate import Selection
-
-CHECK_STEPS = 50
-"""Batches between looks at the values of the terms."""
 
 
 class Loader(Protocol):
@@ -59,39 +55,6 @@ class Loader(Protocol):
         """
 
 
-def be_deterministic() -> None:
-    """Ask torch for the same bits every time, and for float32 where float32 is said. What has no such kernel only warns.
-
-    Call before the first use of a CUDA device: cuBLAS reads its variable once.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False  # a debugging aid that costs time
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # its default is True, also where matrix products are told to be exact
-
-
-def be_fast() -> None:
-    """Let torch choose kernels by their speed alone. float32 stays float32."""
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = False
-
-
-def choose_device() -> torch.device:
-    """The CUDA device of this process where there is one (under torchrun that of its local rank), else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 autocast for 'bf16', and for 'auto' on CUDA; otherwise nothing."""
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
-
-
 def loss_weights(names: tuple[str, ...], run: RunConfig) -> dict[str, float]:
     """Weight of every term of the task: the stage's, else the method's, else 1.
 
@@ -105,83 +68,6 @@ def loss_weights(names: tuple[str, ...], run: RunConfig) -> dict[str, float]:
             f"the task has the terms {', '.join(names)}"
         )
     return {name: run.this.weights.get(name, run.settings.weights.get(name, 1.0)) for name in names}
-
-
-class Stop:
-    """SIGTERM asks for a checkpoint and an end; a second one ends at once, but for one of several ranks: a rank is told by Slurm
-    and by whoever started it, and again when another rank has ended."""
-
-    def __init__(self) -> None:
-        self.asked, self._process = False, os.getpid()
-
-    def listen(self) -> Stop:
-        """From now on; loader processes that are forked later pay no attention."""
-        signal.signal(signal.SIGTERM, self._hear)
-        return self
-
-    def _hear(self, *_: object) -> None:
-        if os.getpid() != self._process:
-            return
-        if self.asked and ranks() == 1:
-            sys.exit(128 + signal.SIGTERM)
-        self.asked = True
-
-    def agreed(self) -> bool:
-        """Whether any rank has been asked; every rank must call this at the same step."""
-        if ranks() == 1:
-            return self.asked
-        said = torch.tensor(float(self.asked), device=_collective_device())
-        dist.all_reduce(said, dist.ReduceOp.MAX)
-        return bool(said.item())
-
-
-class EpochLog:
-    """Sums the values of an epoch's batches; fetches them from the device in windows and names what is not finite.
-
-    Args:
-        epoch: from 1.
-        steps, sums: of the batches before a resumed one.
-    """
-
-    def __init__(self, epoch: int, steps: int = 0, sums: dict[str, float] | None = None) -> None:
-        self.epoch, self.steps, self.sums = epoch, steps, dict(sums or {})
-        self._window: list[dict[str, Tensor]] = []
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Keep one batch's scalars (not fetched yet)."""
-        self._window.append(values)
-
-    @property
-    def due(self) -> bool:
-        """Whether a window is full."""
-        return len(self._window) >= CHECK_STEPS
-
-    def fetch(self) -> None:
-        """Fetch and check what was added since the last time: means over the ranks.
-
-        Raises:
-            TrainError: a value is NaN or infinite; names the epoch, the step and the term.
-        """
-        if not self._window:
-            return
-        names = list(self._window[0])
-        values = torch.stack([torch.stack([values[name] for name in names]) for values in self._window]).double()
-        if ranks() > 1:
-            dist.all_reduce(values)
-            values /= ranks()
-        for row in values.tolist():
-            self.steps += 1
-            for name, value in sorted(zip(names, row, strict=True), key=lambda pair: pair[0] == "loss"):  # the cause before the sum
-                if not math.isfinite(value):
-                    raise TrainError(
-                        f"epoch {self.epoch}, step {self.steps}: '{name}' is {value}; lower optim.lr, or set precision to fp32 if it is bf16"
-                    )
-                self.sums[name] = self.sums.get(name, 0.0) + value
-        self._window.clear()
-
-    def mean(self, name: str) -> float:
-        """Mean over the batches fetched so far."""
-        return self.sums[name] / self.steps
 
 
 @dataclass
@@ -207,7 +93,7 @@ class Training:
         metrics: rewritten whole after every epoch, so that it never holds epochs that a resumed training repeats.
         checkpoints: where to save and look for states; None: nowhere.
         selection: which weights are handed on; None: the last.
-        stop: asked after every step (with several ranks: every `CHECK_STEPS`) whether to save and end.
+        stop: asked after every step (with several ranks: every `log.CHECK_STEPS`) whether to save and end.
 
     Raises:
         TrainError: a weight has no term; a checkpoint is damaged or does not fit.
@@ -433,15 +319,3 @@ def backward(module: torch.nn.Module, task: Task, batch: Batch, weights: dict[st
     loss = torch.stack([weights[name] * term.float() for name, term in terms.items()]).sum()
     (loss / share if share > 1 else loss).backward()
     return {"loss": loss.detach(), **{name: term.detach().float() for name, term in terms.items()}, **task.stats}
-
-
-def _collective_device() -> torch.device:
-    """Where tensors must be for this process group."""
-    return torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
-
-
-def write_records(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write metrics, one JSON object per line, in place of what was there."""
-    with atomic_open(path) as out:
-        for record in records:
-            out.write((json.dumps(record, sort_keys=True, allow_nan=False) + "\n").encode())

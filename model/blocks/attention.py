@@ -25,7 +25,7 @@ class CrossAttention(nn.Module):
         """[B, N, D] and [B, L, D] -> [B, N, D]; scale 1 / sqrt(D / heads)."""
         # 4.3 step 2: Q = X W_q, [K, V] = A' W_kv
         query = self.query(asking_BND).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(answering_BLD).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        key, value = self.key_value(answering_BLD).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
         # 4.3 step 3: O = softmax(Q K^T / sqrt(D / heads)) V, heads joined, W_o and bias
         found = F.scaled_dot_product_attention(query, key, value)
         return self.out(found.transpose(1, 2).flatten(2))

@@ -32,7 +32,7 @@ class Head(nn.Module):
 
         `kept` is for the block.
         """
-        cls = self.norm(self.block(tokens, kept)[:, 0])  # 4.4: z = CLS of LN(Block_12(Y_11)); no other token is used
+        cls = self.norm(self.block(tokens, kept, True)[:, 0])  # 4.4: z = CLS of LN(Block_12(Y_11)); no other token is used
         cls_BTD = cls.float().unflatten(0, (-1, frames_per_clip))
         if self.attention is None:
             feat, weight_BT = cls_BTD.mean(1), None  # 4.4: g

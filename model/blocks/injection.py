@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from model.blocks.attention import CrossAttention
+from model.blocks.part import Part
 
 
-class Injection(nn.Module):
+class Injection(Part):
     """What all injections share: 4.3 step 1 (the adapter) and the LayerNorm of step 4.
 
-    Initialised as PyTorch does; LayerNorm eps 1e-5. `forward` gives (attn, fused), both [B, N, D]: O and Y of 4.3.
+    Initialised as PyTorch does; LayerNorm eps 1e-5. `compute` gives (attn, fused), both [B, N, D]: O and Y of 4.3.
     """
 
     def __init__(self, width: int, adapter_width: int, zero_init: bool) -> None:
@@ -44,7 +45,7 @@ class AttentionInjection(Injection):
         self.visual_norm = nn.LayerNorm(width)
         self.attention = CrossAttention(width, heads)
 
-    def forward(self, visual_BND: Tensor, audio_BLD: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(self, visual_BND: Tensor, audio_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, D] and [B, L, D] -> (attn, fused), both [B, N, D]."""
         attn = self.attention(self.visual_norm(visual_BND), self.adapt(audio_BLD))  # 4.3 steps 2 and 3
         return attn, visual_BND + self.out_norm(attn)  # 4.3 step 4
@@ -58,7 +59,7 @@ class AddInjection(Injection):
         super().__init__(width, adapter_width, zero_init)
         self.linear = nn.Linear(width, width)
 
-    def forward(self, visual_BND: Tensor, audio_BLD: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(self, visual_BND: Tensor, audio_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, D] and [B, L, D] -> (attn, fused), both [B, N, D]; attn is a view of one vector per frame."""
         attn_B1D = self.linear(self.adapt(audio_BLD).mean(1, keepdim=True))
         return attn_B1D.expand_as(visual_BND), visual_BND + self.out_norm(attn_B1D)
@@ -73,7 +74,7 @@ class ClsInjection(Injection):
         self.visual_norm = nn.LayerNorm(width)
         self.linear = nn.Linear(2 * width, width)
 
-    def forward(self, visual_BND: Tensor, audio_BLD: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(self, visual_BND: Tensor, audio_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, D] and [B, L, D] -> (attn, fused), both [B, N, D]."""
         cls_B1D, patches = visual_BND[:, :1], visual_BND[:, 1:]
         heard_B1D = self.adapt(audio_BLD).mean(1, keepdim=True)

@@ -72,7 +72,7 @@ class LocalBranch(nn.Module):
         cls, patches = joined[:, :1], joined[:, 1:][:, self.order]
         feats, feats_bn, logits = [], [], []
         for part, neck, linear in zip(patches.split(self.sizes, dim=1), self.necks, self.classifiers, strict=True):
-            feat = self.norm(self.block(torch.cat([cls, part], dim=1))[:, 0]).float()
+            feat = self.norm(self.block(torch.cat([cls, part], dim=1), None, True)[:, 0]).float()
             feat_bn, said = classify(neck, linear, feat)
             feats.append(feat)
             feats_bn.append(feat_bn)

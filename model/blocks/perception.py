@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from model.blocks.attention import CrossAttention
+from model.blocks.part import Part
 
 
-class Perception(nn.Module):
+class Perception(Part):
     """X + LN(sigmoid(gate) * Attention(LN(X), LN(X))). Initialised as PyTorch does; LayerNorm eps 1e-5."""
 
     def __init__(self, width: int, heads: int, zero_init: bool = False) -> None:
@@ -27,7 +28,7 @@ class Perception(nn.Module):
         if zero_init:
             nn.init.zeros_(self.out_norm.weight)
 
-    def forward(self, visual_BND: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(self, visual_BND: Tensor) -> tuple[Tensor, Tensor]:
         """[B, N, D] -> (attn, fused), both [B, N, D]: O' and Y of 5.1, before and after the residual sum."""
         normed = self.norm(visual_BND)
         attn = self.attention(normed, normed) * self.gate.sigmoid()  # 5.1 steps 1 and 2: O, O' = O * sigma(tau)

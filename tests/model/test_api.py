@@ -4,23 +4,10 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from model.api import UNITS, normalise
+from model.api import UNITS
 from pipeline.base.config import CompanionConfig
 from pipeline.base.errors import UserError
 from tests.model import tiny
-
-
-def test_frames_are_normalised_to_minus_one_to_one():
-    frames = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 1, 3, 1, 1)
-    # (x / 255 - 0.5) / 0.5
-    assert normalise(frames).flatten().tolist() == pytest.approx([-1.0, -0.6, 1.0], abs=1e-6)
-    assert frames.flatten().tolist() == [0, 51, 255]
-
-
-def test_frames_follow_clips_row_by_row():
-    frames = torch.arange(6, dtype=torch.uint8).reshape(2, 3, 1, 1, 1).expand(2, 3, 3, 1, 1)
-    order = ((normalise(frames)[:, 0, 0, 0] + 1) * 127.5).round().int()
-    assert order.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["dubbernet_teacher", "dubbernet_student"])

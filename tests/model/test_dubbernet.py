@@ -25,7 +25,7 @@ FACTS = {"classes": 625, "cameras": 6, "height": 256, "width": 128, "frames": 6}
 def test_s1_patches_and_tokens(stride, grid, tokens):
     with torch.device("meta"):
         network = MODELS["dubbernet_visual"](replace(FULL, stride=stride), kind="", bands=0, **FACTS)
-        embedded = network.embedding(torch.empty(1, 3, 256, 128), torch.zeros(1, dtype=torch.int64))
+        embedded = network.embedding(torch.empty(1, 3, 256, 128, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     assert patch_grid(256, 128, 16, stride) == grid
     assert embedded.shape == network.embedding.position.shape == (1, tokens, 768)
 

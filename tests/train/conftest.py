@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from train.trainer import be_deterministic
+from train.device import be_deterministic
 
 
 @pytest.fixture(autouse=True)

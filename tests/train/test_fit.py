@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -332,3 +333,29 @@ def test_a_teacher_is_built_by_its_own_settings(data, tmp_path):
     made = train(teacher, data, run_config("teacher", stages=stages))
     train(student, data, run_config("student", stages=stages), f"--teacher={made}")
     assert metrics(student)[0]["terms"]["tokens"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_train(data, tmp_path):
+    """Both stages, with recomputed blocks and a moving average; within rounding of what plain blocks come to."""
+    made: dict[bool, dict[str, Path]] = {}
+    for compiled in (False, True):
+        settings = {"compile": compiled, "machine": {"recompute": compiled}, "ema": 0.5}
+        made[compiled] = {}
+        for stage in ("teacher", "student"):
+            (tmp_path / f"{stage}{compiled}").mkdir()
+            given = [f"--teacher={made[False]['teacher']}"] if stage == "student" else []
+            made[compiled][stage] = train(tmp_path / f"{stage}{compiled}", data, run_config(stage, **settings), *given)
+    for stage in ("teacher", "student"):
+        plain, ours = load_file(made[False][stage]), load_file(made[True][stage])
+        assert plain.keys() == ours.keys()
+        for name, tensor in plain.items():
+            assert torch.allclose(ours[name].float(), tensor.float(), rtol=1e-3, atol=1e-4), (stage, name)
+
+
+def test_without_a_compiler_compile_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(TrainError, match=r"compile: torch.compile needs a compiler, and none of c\+\+, g\+\+, clang\+\+ is on PATH"):
+        fit.make_task(run_config("visual", compile=True), FACTS, NONE, CPU)

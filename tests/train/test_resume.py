@@ -16,8 +16,9 @@ from pipeline.base.seeds import rng
 from tests.train.tiny import CAMERAS, CLASSES, BatchLoader, network, run_config
 from train.checkpoint import Checkpoints, Place
 from train.progress import Progress
+from train.stop import Stop
 from train.tasks import Distill, Identify
-from train.trainer import Stop, Training
+from train.trainer import Training
 
 CPU = torch.device("cpu")
 STEPS, EPOCHS = 7, 3

@@ -12,8 +12,10 @@ from model.registry import make
 from pipeline.base.errors import TrainError
 from tests.train.tiny import CAMERAS, CLASSES, BatchLoader, batch, network, run_config
 from train.checkpoint import Checkpoints
+from train.device import autocast, choose_device
+from train.log import CHECK_STEPS, EpochLog
 from train.tasks import Distill, Identify, Task
-from train.trainer import CHECK_STEPS, EpochLog, Training, autocast, choose_device, loss_weights
+from train.trainer import Training, loss_weights
 
 CPU = torch.device("cpu")
 
