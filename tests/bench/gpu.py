@@ -46,8 +46,8 @@ from shards import pack_shard
 from shards.loader import train_loader
 from tests.bench import full_size
 from tests.bench.bench_step import PlainTask, plain_stepper, plain_task
+from train.device import be_deterministic, be_fast
 from train.tasks import Task
-from train.trainer import be_deterministic, be_fast
 
 FLOORS_MS = {"teacher": 28.8, "student": 39.7}
 """Of the two steps at 790 TFLOP/s (all FLOPs, nothing else)."""
