@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: run test test-slow lint bench setup lock schema docs clean
+.PHONY: run test test-slow lint bench bench-gpu setup lock schema docs clean
 
 run: setup  ## Build the demo from raw folders to the report
 	$(BIN)/snakemake --cores all all
@@ -27,6 +27,9 @@ lint: setup  ## Formatters, linters, types, workflow lint, schema up to date
 
 bench: setup  ## Speed beside plain baselines, as ratios from one run
 	$(BIN)/python -m tests.bench
+
+bench-gpu:  ## Speed of full-size steps on a GPU, with .venv or else the python3 of the node (ARGS=--profile, ...)
+	$(or $(wildcard $(BIN)/python),python3) -m tests.bench.gpu --json results/bench-gpu.json $(ARGS)
 
 setup: .venv/ready  ## Build .venv from the hash-pinned requirements
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from model.blocks.part import Part, compile_parts
 from pipeline.base.batch import Batch
 from pipeline.base.errors import ConfigError, UserError
 
@@ -107,25 +106,6 @@ class Network(nn.Module):
             out = self(batch)
         parts = out.local_feats_bn
         return torch.cat([out.feat_bn, *(part / len(parts) for part in parts)], dim=1)
-
-    def named_parts(self) -> list[tuple[str, Part]]:
-        """The parts that can be compiled and recomputed, by name: blocks, fusions, and what cuts frames into tokens."""
-        return [(name, module) for name, module in self.named_modules() if isinstance(module, Part)]
-
-    @property
-    def recompute(self) -> bool:
-        """Whether the backward pass computes the parts again instead of keeping their inner tensors: much less memory, a third
-        more time, the same bits. Set it at any time."""
-        return any(part.recompute for _, part in self.named_parts())
-
-    @recompute.setter
-    def recompute(self, on: bool) -> None:
-        for _, part in self.named_parts():
-            part.recompute = on
-
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Let torch.compile make programs of the parts; 'inductor' needs a C++ compiler on a CPU. Names of weights stay."""
-        compile_parts([part for _, part in self.named_parts()], backend)
 
     def check(self, batch: Batch) -> None:
         """Refuse a batch that this network cannot read. `forward` calls it, too.

@@ -31,7 +31,6 @@ from model.blocks.chance import DropPath
 from model.blocks.head import Head
 from model.blocks.injection import INJECTIONS
 from model.blocks.local_branch import LocalBranch
-from model.blocks.part import compile_parts
 from model.blocks.perception import Perception
 from model.blocks.vit import FrameTokens, patch_grid, transformer_block
 from model.ranks import rand
@@ -126,10 +125,6 @@ class DubberNet(Network):
         if self.local is not None:
             out.local_feats, out.local_feats_bn, out.local_logits = self.local(tokens)  # 4.5
         return out
-
-    def compile_parts(self, backend: str = "inductor") -> None:
-        # The local branch stays as it is: little but matrix products, and of other sizes than all other blocks.
-        compile_parts([part for name, part in self.named_parts() if not name.startswith("local")], backend)
 
     def hear(self, companion: Companion) -> Tensor:
         """3.1: audio tokens of every frame, [B*T, L, D]; each distinct item is encoded once.

@@ -24,6 +24,7 @@ import torch
 
 from model import registry, weights
 from model.api import Network
+from model.blocks.part import compile_parts, recompute_parts
 from model.pretrained import load_vit, start_from
 from model.ranks import rank, ranks
 from pipeline.base import cli, tables
@@ -181,14 +182,14 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
         say(f"{run.stage}: starts from {Path(given.pretrained).name}")
     else:
         say(f"{run.stage}: starts from random numbers (methods.{run.method}.pretrained is empty)")
+    torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
+    task = TASKS[run.this.task](network, run.settings, teacher).to(device)
     if run.settings.compile:
         require_compiler(device)
-        for part in (network, teacher):
-            if part:
-                part.compile_parts()
-    network.recompute = run.settings.machine.recompute
-    torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
-    return TASKS[run.this.task](network, run.settings, teacher).to(device)
+        for module in filter(None, (task, teacher)):
+            compile_parts(module)
+    recompute_parts(task, run.settings.machine.recompute)
+    return task
 
 
 def require_compiler(device: torch.device) -> None:

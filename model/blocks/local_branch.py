@@ -60,6 +60,7 @@ class LocalBranch(nn.Module):
         joined = width * frames
         self.frames, self.sizes = frames, part_sizes(patches)
         self.block = transformer_block(joined, heads, mlp_ratio)  # no stochastic depth
+        self.block.compiles = False  # little but matrix products, and of other sizes than the blocks of the trunk
         self.norm = Norm(joined)
         self.necks = nn.ModuleList(bnneck(joined) for _ in range(PARTS))
         self.classifiers = nn.ModuleList(classifier(joined, classes) for _ in range(PARTS))

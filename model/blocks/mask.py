@@ -14,9 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.blocks.chance import Dropout
+from model.blocks.part import Part
 
 OPEN = 1.0
 """Bias of the last linear layer at the start: the mean of min(mask, 1) is then near the budget's 0.7."""
+
+
+class Score(Part, nn.Sequential):
+    """Layers one after the other, of pairs of tokens."""
+
+    def compute(self, student_BND: Tensor, teacher_BND: Tensor) -> Tensor:
+        """Two [B, N, D] -> [B, N]."""
+        x = torch.cat([student_BND, teacher_BND], dim=-1)  # 5.2: U
+        for layer in self:
+            x = layer(x)
+        return x.squeeze(-1)
 
 
 class MaskGenerator(nn.Module):
@@ -24,14 +36,14 @@ class MaskGenerator(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.score = nn.Sequential(
+        self.score = Score(
             nn.LayerNorm(2 * width),
             nn.Linear(2 * width, width),
             nn.Linear(width, width // 2),
             nn.LayerNorm(width // 2),
             nn.Linear(width // 2, 1),
-            Dropout(dropout),
         )
+        self.dropout = Dropout(dropout)
         last = self.score[4]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias, OPEN)
@@ -41,6 +53,5 @@ class MaskGenerator(nn.Module):
 
         No gradient flows into either input.
         """
-        pair = torch.cat([student_BND.detach(), teacher_BND.detach()], dim=-1)  # 5.2: U
-        score_BN = self.score(pair).squeeze(-1)
+        score_BN = self.dropout(self.score(student_BND.detach(), teacher_BND.detach()))
         return F.relu6(score_BN), score_BN

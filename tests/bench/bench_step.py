@@ -12,7 +12,7 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,66 +29,63 @@ from train.losses.distill import logits_distill_loss, mask_budget_loss, mask_wei
 from train.losses.identity import identity_loss
 from train.losses.triplet import triplet_loss
 from train.optim import parameter_groups
+from train.tasks import Task
 
 CLIPS, FRAMES, ROUNDS = 4, 2, 3
 STAGES = {"teacher": "teacher step", "student": "student step with its frozen teacher"}
 MODEL = ModelConfig()
 
-Step = Callable[[], Tensor]
+Step = Callable[[Batch], Tensor]
 
 
-def rows(scale: float = 1.0) -> list[dict[str, Any]]:
+def rows(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     """Seconds and peak memory of a step of each stage; `scale` changes the frames of a clip."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         batch = make_batch(CLIPS, max(1, round(FRAMES * scale)), tokens=MODEL.audio_tokens)
-        return [row for stage in STAGES for row in _measure(stage, MODEL, batch)]
+        peaks = {stage: [_peak(side, stage, MODEL, batch) for side in (_ours, _plain)] for stage in STAGES}
+        for stage in STAGES:  # after that: a child begins with what its parent holds
+            yield _row(stage, batch, *_seconds(stage, MODEL, batch), "s")
+            yield _row(stage, batch, *peaks[stage], "GB at peak")
     finally:
         torch.set_num_threads(threads)
 
 
-def _measure(stage: str, model: ModelConfig, batch: Batch) -> list[dict[str, Any]]:
-    peaks = [_peak(side, stage, model, batch) for side in (_ours, _plain)]  # first: a child begins with what its parent holds
+def _seconds(stage: str, model: ModelConfig, batch: Batch) -> list[float]:
+    """Of a step, ours and plain."""
     sides = [_ours(stage, model, batch), _plain(stage, model, batch)]
-    _require_same(sides)
+    _require_same(sides, batch)
     seconds: list[list[float]] = [[], []]
     for _ in range(ROUNDS):
         for (step, _), found in zip(sides, seconds, strict=True):
             start = time.process_time()
-            step()
+            step(batch)
             found.append(time.process_time() - start)
+    return [statistics.median(found) for found in seconds]
+
+
+def _row(stage: str, batch: Batch, ours: float, plain: float, unit: str) -> dict[str, Any]:
     clips, frames = batch.frames.shape[:2]
     what = f"{STAGES[stage]}, {clips} clips x {frames} frames"
-    ours, plain = (statistics.median(found) for found in seconds)
-    return [
-        {
-            "what": what,
-            "ours": ours,
-            "baseline": plain,
-            "unit": "s",
-            "ratio": plain / ours,
-            "baseline_is": "the same arithmetic written down",
-        },
-        {
-            "what": f"{what}, peak",
-            "ours": peaks[0],
-            "baseline": peaks[1],
-            "unit": "GB resident",
-            "ratio": peaks[1] / peaks[0],
-            "baseline_is": "the same arithmetic written down",
-        },
-    ]
+    return {
+        "what": what,
+        "ours": ours,
+        "baseline": plain,
+        "unit": unit,
+        "ratio": plain / ours,
+        "baseline_is": "the same, written straight down",
+    }
 
 
-def _require_same(sides: list[tuple[Step, nn.Module]]) -> None:
+def _require_same(sides: list[tuple[Step, nn.Module]], batch: Batch) -> None:
     """Two steps of each without chance; the second shows that gradients and updates are the same, too."""
     found = []
     for step, module in sides:
         drawing = [part for part in module.modules() if isinstance(part, (DropPath, nn.Dropout, chance.DropPath, chance.Dropout))]
         for part in drawing:
             part.eval()
-        found.append([float(step()) for _ in range(2)])
+        found.append([float(step(batch)) for _ in range(2)])
         for part in drawing:
             part.train()
     if any(abs(a - b) > 1e-4 * abs(b) for a, b in zip(*found, strict=True)):
@@ -100,8 +97,8 @@ def _peak(side: Callable[..., tuple[Step, nn.Module]], stage: str, model: ModelC
 
     def child(answers: Any) -> None:
         step, _ = side(stage, model, batch)
-        step()
-        step()
+        step(batch)
+        step(batch)
         answers.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
     context = multiprocessing.get_context("fork")
@@ -119,40 +116,51 @@ def _peak(side: Callable[..., tuple[Step, nn.Module]], stage: str, model: ModelC
 
 def _ours(stage: str, model: ModelConfig, batch: Batch) -> tuple[Step, nn.Module]:
     task = make_task(stage, model, frames=batch.frames.shape[1])
-    return stepper(task, batch), task
+    return stepper(task), task
 
 
 # --- written straight down ---------------------------------------------------------------------------------------------
 
 
 def _plain(stage: str, model: ModelConfig, batch: Batch) -> tuple[Step, nn.Module]:
-    """From the weights of our task, under the same names."""
     task = make_task(stage, model, frames=batch.frames.shape[1])
-    plain = PlainTask(stage, model)
+    plain = plain_task(stage, model, task)
+    return plain_stepper(plain), plain
+
+
+def plain_task(stage: str, model: ModelConfig, task: Task) -> PlainTask:
+    """With the weights of our `task`."""
+    plain = PlainTask(stage, model, task.model.embedding.position.shape[1])
     plain.load_state_dict(task.state_dict())
-    if plain.teacher:
-        plain.teacher[0].load_state_dict(task.teacher.state_dict())
+    for network in plain.teacher:
+        network.load_state_dict(task.teacher.state_dict())
+    return plain
+
+
+def plain_stepper(plain: PlainTask, bf16: bool = False) -> Step:
+    """Steps as one writes them: autocast, zero_grad, backward, SGD as it comes."""
     optim = MethodConfig(stages={}).optim
     optimiser = torch.optim.SGD(parameter_groups(plain, optim), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
 
-    def step() -> Tensor:
-        loss = plain(batch)
+    def step(batch: Batch) -> Tensor:
+        with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=bf16):
+            loss = plain(batch)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         return loss.detach()
 
-    return step, plain
+    return step
 
 
 class PlainTask(nn.Module):
     """Losses of the teacher, or of a student and its frozen teacher."""
 
-    def __init__(self, stage: str, model: ModelConfig) -> None:
+    def __init__(self, stage: str, model: ModelConfig, tokens: int) -> None:
         super().__init__()
-        self.model = PlainNetwork(model, hears=stage == "teacher")
+        self.model = PlainNetwork(model, tokens, hears=stage == "teacher")
         self.masks = nn.ModuleList(PlainMask(model.width) for _ in model.fusion_after_blocks) if stage == "student" else None
-        self.teacher = (PlainNetwork(model, hears=True).eval().requires_grad_(False),) if stage == "student" else ()
+        self.teacher = (PlainNetwork(model, tokens, hears=True).eval().requires_grad_(False),) if stage == "student" else ()
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss."""
@@ -177,13 +185,13 @@ class PlainTask(nn.Module):
 class PlainNetwork(nn.Module):
     """DubberNet (specs/dubbernet.md 4 and 5) of timm's blocks."""
 
-    def __init__(self, model: ModelConfig, hears: bool) -> None:
+    def __init__(self, model: ModelConfig, tokens: int, hears: bool) -> None:
         super().__init__()
-        self.taps, self.hears, width = model.fusion_after_blocks, hears, model.width
+        self.taps, width = model.fusion_after_blocks, model.width
         self.embedding = nn.Module()
         self.embedding.patches = nn.Conv2d(3, width, model.patch, stride=model.stride)
         self.embedding.cls = nn.Parameter(torch.zeros(1, 1, width))
-        self.embedding.position = nn.Parameter(torch.zeros(1, 211, width))
+        self.embedding.position = nn.Parameter(torch.zeros(1, tokens, width))
         self.embedding.camera = nn.Embedding(CAMERAS, width)
         blocks = [
             Block(

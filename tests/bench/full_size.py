@@ -6,7 +6,6 @@ The teacher hears the tokens of a frozen encoder (`audio_tokens`), so that nothi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -27,12 +26,14 @@ def make_task(stage: str, model: ModelConfig, *, frames: int, height: int = HEIG
     """The task of a stage on the CPU, in training mode.
 
     Args:
-        stage: 'teacher' (identify), or 'student' (distil from such a teacher, frozen).
+        stage: 'teacher' (identify), 'student' (distil from such a teacher, frozen) or 'alone' (identify, the student's network).
         bands: width of an audio token.
     """
     torch.manual_seed(0)
     settings = MethodConfig(stages={}, model=model)
     facts = {"classes": CLASSES, "cameras": CAMERAS, "height": height, "width": width, "frames": frames}
+    if stage == "alone":
+        return Identify(MODELS["dubbernet_student"](model, kind="", bands=0, **facts), settings).train()
     teacher = MODELS["dubbernet_teacher"](model, kind="audio_tokens", bands=bands, **facts)
     if stage == "teacher":
         return Identify(teacher, settings).train()
@@ -48,13 +49,12 @@ def make_batch(clips: int, frames: int, *, height: int = HEIGHT, width: int = WI
     return Batch(pixels.permute(0, 1, 4, 2, 3), clip // min(4, clips // 2), clip % CAMERAS, [str(i) for i in clip], {"audio_tokens": sound})
 
 
-def stepper(task: Task, batch: Batch, precision: str = "fp32") -> Callable[[], torch.Tensor]:
-    """One step of training, as the trainer does it; gives the loss."""
-    settings = MethodConfig(stages={})
-    optimiser = make_optimiser(task, replace(settings.optim))
+def stepper(task: Task, precision: str = "fp32") -> Callable[[Batch], torch.Tensor]:
+    """Steps of training, as the trainer does them; each gives its loss."""
+    optimiser = make_optimiser(task, MethodConfig(stages={}).optim)
     weights = dict.fromkeys(task.names, 1.0)
 
-    def step() -> torch.Tensor:
+    def step(batch: Batch) -> torch.Tensor:
         optimiser.zero_grad(set_to_none=True)
         loss = backward(task, task, batch, weights, precision, 1)["loss"]
         optimiser.step()

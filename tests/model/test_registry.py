@@ -196,7 +196,7 @@ def test_one_mask_generator_for_each_fusion_point(points):
     masks = mask_generators(tiny.config(fusion_after_blocks=points), DistillConfig(mask_dropout=0.0))
     taps = tiny.network("dubbernet_student", fusion_after_blocks=points)(tiny.batch()).taps_fused
     assert [mask(tap, tap)[0].shape for mask, tap in zip(masks, taps, strict=True)] == [(6, 22)] * len(points)
-    assert all(mask.score[5].rate == 0.0 for mask in masks)
+    assert all(mask.dropout.rate == 0.0 for mask in masks)
 
 
 # --- of a run --------------------------------------------------------------------------------------------------------

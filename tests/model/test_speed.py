@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from model.api import Network
+from model.blocks.part import compile_parts, parts_of, recompute_parts
 from model.registry import MODELS
 from pipeline.base.batch import Batch, Companion
 from pipeline.base.config import MethodConfig, ModelConfig, StageConfig
@@ -45,7 +46,7 @@ def test_recomputing_changes_no_bit(name, bf16):
     network.blocks[1].mlp.register_forward_hook(lambda module, given, out: runs.append(out))
     kept = gradients(network, bf16)
     assert len(runs) == 1
-    network.recompute = True
+    recompute_parts(network)
     again = gradients(network, bf16)
     assert len(runs) == 3  # control: it did compute it again
     assert kept.keys() == again.keys() and all(torch.equal(kept[key], again[key]) for key in kept)
@@ -57,7 +58,7 @@ def test_recomputing_keeps_less(name):
     held = []
     for recompute in (False, True):
         network, kept = tiny.network(name, depth=6, fusion_after_blocks=(1, 3), **EVERYTHING).train(), {}
-        network.recompute = recompute
+        recompute_parts(network, recompute)
 
         def keep(tensor, kept=kept):
             kept[tensor.untyped_storage().data_ptr()] = tensor
@@ -73,7 +74,7 @@ def test_recomputing_keeps_less(name):
 def test_recomputing_does_not_touch_evaluation():
     network, batch = tiny.network("dubbernet_student").eval(), tiny.batch()
     before = network.embed(batch)
-    network.recompute = True
+    recompute_parts(network)
     assert torch.equal(network.embed(batch), before)
 
 
@@ -102,12 +103,12 @@ def test_blocks_share_one_program(dynamo, name, kinds, bf16):
     """Kinds: what makes tokens, block, block of the head, fusion."""
     deep = {"depth": 8, "fusion_after_blocks": (1, 3, 5), **EVERYTHING}
     plain, compiled = (tiny.network(name, **deep).train() for _ in range(2))
-    compiled.compile_parts("aot_eager")
+    compile_parts(compiled, "aot_eager")
     assert list(compiled.state_dict()) == list(plain.state_dict())
     close(gradients(compiled, bf16), gradients(plain, bf16), bf16)
     first = dynamo["stats"]["unique_graphs"]
     assert first == kinds
-    compiled.recompute = True
+    recompute_parts(compiled)
     close(gradients(compiled, bf16), gradients(plain, bf16), bf16)
     assert dynamo["stats"]["unique_graphs"] == first
     assert not dynamo["graph_break"]
@@ -126,7 +127,7 @@ def test_a_rate_of_its_own_would_be_a_program_of_its_own(dynamo):
 
 def test_evaluation_adds_as_many_programs_again_and_no_more(dynamo):
     network, plain = (tiny.network("dubbernet_teacher", drop_path=0.5) for _ in range(2))
-    network.compile_parts("aot_eager")
+    compile_parts(network, "aot_eager")
     close(gradients(network), gradients(plain))
     first = dynamo["stats"]["unique_graphs"]
     seen = []
@@ -143,17 +144,19 @@ def test_a_student_and_its_teacher_are_compiled_together(dynamo):
     task, batch = distill(), replace(tiny.batch(clips=4), erased=torch.zeros(4, 3, dtype=torch.bool))
     torch.manual_seed(0)
     expected = task.terms(batch)
-    task.model.compile_parts("aot_eager")
-    task.teacher.compile_parts("aot_eager")
+    compile_parts(task, "aot_eager")
+    compile_parts(task.teacher, "aot_eager")
     torch.manual_seed(0)
     found = task.terms(batch)
     assert all(torch.allclose(found[name], expected[name], rtol=1e-4) for name in expected)
+    programs = {type(part).__name__: part.program for part in (*parts_of(task), *parts_of(task.teacher)) if part.compiles}
+    assert programs.keys() == {"FrameTokens", "Block", "Perception", "AttentionInjection", "Score"} and all(programs.values())
 
 
 def test_a_copy_of_a_compiled_network_computes_with_its_own_weights(dynamo):
     """As an average of weights does (EMA)."""
     network, batch = tiny.network("dubbernet_student").eval(), tiny.batch()
-    network.compile_parts("aot_eager")
+    compile_parts(network, "aot_eager")
     before = network.embed(batch)
     copied = copy.deepcopy(network)
     with torch.no_grad():
@@ -166,9 +169,9 @@ def test_inductor_computes_the_same(dynamo):
     if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
         pytest.skip("torch.compile on a CPU needs a C++ compiler (g++ or clang++), which this machine lacks")
     plain, compiled = (tiny.network("dubbernet_student", **EVERYTHING).train() for _ in range(2))
-    compiled.compile_parts()
+    compile_parts(compiled)
     for recompute in (False, True):
-        compiled.recompute = recompute
+        recompute_parts(compiled, recompute)
         close(gradients(compiled), gradients(plain))
 
 
