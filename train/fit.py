@@ -184,12 +184,11 @@ def make_task(run: RunConfig, facts: Facts, given: Given, device: torch.device) 
         say(f"{run.stage}: starts from random numbers (methods.{run.method}.pretrained is empty)")
     torch.manual_seed(seed_for(run.seed, "init", "task", run.this.task))
     task = TASKS[run.this.task](network, run.settings, teacher).to(device)
-    recompute_parts(task, run.settings.machine.recompute)
     if run.settings.compile:
         require_compiler(device)
-        for module in (task, teacher):
-            if module:
-                compile_parts(module)
+        for module in filter(None, (task, teacher)):
+            compile_parts(module)
+    recompute_parts(task, run.settings.machine.recompute)
     return task
 
 

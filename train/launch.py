@@ -5,7 +5,7 @@ Source:  torchrun's own launcher (torch.distributed.launcher); for nodes srun, w
 
 One process (the default) is `train.fit` in this one. Several are started by torchrun's launcher, each of which runs this module
 again and so `train.fit` as one rank. On several nodes srun starts this module once per node, told in torchrun's own variables
-where the nodes meet. `torchrun ... -m train.fit` by hand does the same. This module adds three things: the error of a user is
+where the nodes meet. `torchrun ... -m train.launch` by hand does the same. This module adds three things: the error of a user is
 said once, not by every rank and then in a traceback; SIGTERM is passed on to the ranks, which get the time they need to save;
 and CPU threads are shared out.
 """
@@ -13,16 +13,18 @@ and CPU threads are shared out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import traceback
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run `train.fit` with the same arguments, as often as --machine says."""
     argv = sys.argv[1:] if argv is None else argv
     if RANK in os.environ:
-        return run_rank(argv)
+        run_rank(argv)
     looked_at = argparse.ArgumentParser(add_help=False)
     looked_at.add_argument("--machine", default="")
     looked_at.add_argument("--threads", type=int, default=0)
@@ -60,14 +62,17 @@ def main(argv: list[str] | None = None) -> None:
         from train import fit
 
         fit.main(argv)
-    return None
 
 
 # --- one rank ---------------------------------------------------------------------------------------------------------
 
 
-def run_rank(argv: list[str]) -> None:
-    """`train.fit` as one of several processes. A UserError is handed to the process that started it, which says it once."""
+def run_rank(argv: list[str]) -> NoReturn:
+    """`train.fit` as one of several processes. A UserError is handed to the process that started it, which says it once.
+
+    Ends without Python's clearing away, in which a gloo group that has just been used can wait for its own thread for ever (it is
+    destroyed with DistributedDataParallel under Python's lock, which that thread wants).
+    """
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     from train import fit
@@ -76,7 +81,20 @@ def run_rank(argv: list[str]) -> None:
         fit.main(argv)
     except UserError as error:
         get_error_handler().record_exception(error)
-        sys.exit(cli.USER_ERROR)
+        leave(cli.USER_ERROR)
+    except SystemExit as ended:
+        leave(ended.code if isinstance(ended.code, int) else 1)
+    except BaseException:
+        traceback.print_exc()
+        leave(1)
+    leave(0)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process as it is, with nothing destroyed: not even what an exception holds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 # --- one node ---------------------------------------------------------------------------------------------------------
@@ -153,7 +171,8 @@ def pass_on(number: int, _: Any) -> None:
     if not ranks:
         sys.exit(128 + number)
     for process in ranks:
-        os.kill(process, number)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(process, number)
 
 
 def children() -> list[int]:
@@ -211,7 +230,7 @@ def run_on_nodes(machine: MachineConfig, argv: list[str], threads: int) -> int:
         raise TrainError(
             f"machine.nodes={machine.nodes}, but this is no Slurm job; run it in one, set machine.nodes to 1, or type on each node: "
             f"torchrun --nnodes {machine.nodes} --nproc-per-node {machine.ranks} --rdzv-backend c10d --rdzv-id one "
-            f"--rdzv-endpoint FIRST_NODE:29500 -m train.fit {shlex.join(argv)}"
+            f"--rdzv-endpoint FIRST_NODE:29500 -m train.launch {shlex.join(argv)}"
         )
     hosts = nodes_of(job)
     if len(hosts) < machine.nodes:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from model import weights
+from model.blocks.part import parts_of
 from pipeline.base.build import plain
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import ConfigError, TrainError
@@ -352,6 +353,15 @@ def test_compiled_blocks_train(data, tmp_path):
         assert plain.keys() == ours.keys()
         for name, tensor in plain.items():
             assert torch.allclose(ours[name].float(), tensor.float(), rtol=1e-3, atol=1e-4), (stage, name)
+
+
+def test_switches_reach_the_blocks(teacher):
+    """Those of the student and of its masks; the frozen teacher keeps nothing that could be computed again."""
+    plain, switched = (
+        fit.make_task(run_config("student", machine={"recompute": on}), FACTS, fit.Given(teacher=str(teacher)), CPU) for on in (False, True)
+    )
+    assert not any(part.recompute for part in parts_of(plain)) and len(parts_of(switched)) > 6
+    assert all(part.recompute for part in parts_of(switched)) and not any(part.recompute for part in parts_of(switched.teacher))
 
 
 def test_without_a_compiler_compile_is_refused(tmp_path, monkeypatch):

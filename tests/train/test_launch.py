@@ -196,7 +196,7 @@ def test_nodes_that_are_not_there_are_one_sentence(tmp_path, monkeypatch, slurm)
     argv = ["out", "--machine", machine_file(tmp_path, nodes=3, ranks=2)]
     with pytest.raises(
         TrainError,
-        match=r"this is no Slurm job; .* type on each node: torchrun --nnodes 3 --nproc-per-node 2 .* -m train\.fit out",
+        match=r"this is no Slurm job; .* type on each node: torchrun --nnodes 3 --nproc-per-node 2 .* -m train\.launch out",
     ):
         launch.main(argv)
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
