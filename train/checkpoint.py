@@ -1,12 +1,12 @@
 """The full state of a training, in a folder that is not an output of the workflow (those are deleted on failure).
 
-In:      groups of named tensors, the optimiser, plain facts.   Out: ``at-000000000123/`` with one safetensors file per group,
-         optimiser.safetensors and state.json.
+In:      groups of named tensors, the optimiser, plain facts.   Out: ``at-000000000123-<key>/`` with one safetensors file per
+         group, optimiser.safetensors and state.json; when the training has ended, ``ended-<key>/`` with what it made.
 Source:  promises R1, R6 and R8; decisions.md (checkpoints).
 
 A checkpoint is written beside its name, flushed and renamed; older ones go only after that, so there is always a whole
-one. It belongs to a key (digest of settings, data and teacher): under another key it is left alone, with a line that says
-so. Random states are not stored, because every step seeds its own (see `train.trainer`). Nothing in it is a pickle.
+one. It belongs to a key (digest of settings, data and teacher): those of other keys are left alone, with a line that says so.
+What a training has made is linked into the folder, because a workflow that died while it ran deletes its outputs and asks again. Random states are not stored, because every step seeds its own (see `train.trainer`). Nothing in it is a pickle.
 """
 
 from __future__ import annotations
@@ -14,21 +14,25 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from pipeline.base.errors import TrainError
-from pipeline.base.files import digest_file, read_json, write_json
+from pipeline.base.files import atomic, digest_file, read_json, write_json
 
 OPTIMISER, STATE = "optimiser.safetensors", "state.json"
-WHOLE, PART = "at-", ".part-"
-"""How names of finished checkpoints begin, and of those that are being written or deleted."""
+WHOLE, PART, ENDED = "at-", ".part-", "ended-"
+"""How names begin: of checkpoints, of what is being written or deleted, of what trainings have made."""
+KEY = 12
+"""Letters of the key in a name."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,6 +49,8 @@ class Place:
 class Restored:
     """A checkpoint that fits."""
 
+    number: int
+    """Batches since the training began."""
     place: Place
     facts: dict[str, Any]
     """What was given to :meth:`Checkpoints.save`, as JSON gives it back."""
@@ -73,18 +79,20 @@ class Checkpoints:
         optimiser: Optimizer,
         facts: Mapping[str, Any],
     ) -> None:
-        """Write a checkpoint, then delete all others and what killed writers left.
+        """Write a checkpoint, then delete older ones of this key and what killed writers left.
 
         Args:
             number: batches since the training began; names the checkpoint, the highest is the newest.
             groups: named tensors by name of the group, which becomes a file name.
             facts: plain JSON values.
+
+        Raises:
+            TrainError: it could not be written, for want of room for example; those that are there stay.
         """
         tensors, settings = _taken_apart(optimiser)
         whole = {**groups, Path(OPTIMISER).stem: tensors}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=PART, dir=self.folder))
-        try:
+        target = self._named(f"{WHOLE}{number:012d}")
+        with self._written(target) as part:
             for name, group in whole.items():
                 save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, _file(part, name))
             state = {
@@ -97,19 +105,34 @@ class Checkpoints:
                 "facts": dict(facts),
             }
             write_json(part / STATE, state)
-            for path in (*(_file(part, name) for name in whole), part):
-                _flush(path)
-            target = self.folder / f"{WHOLE}{number:012d}"
-            if target.exists():  # of another key: ours would have been resumed
-                _delete(target)
-            part.rename(target)
-            _flush(self.folder)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
         for other in self._found(WHOLE, PART):
-            if other != target:
+            if other != target and (other.name.startswith(PART) or other.name.endswith(self.key[:KEY])):
                 _delete(other)
+
+    @contextmanager
+    def _written(self, target: Path) -> Iterator[Path]:
+        """A folder to write into, which takes the name `target` when the block has ended well."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=PART, dir=self.folder))
+            try:
+                yield part
+                for path in (*part.iterdir(), part):
+                    _flush(path)
+                if target.exists():
+                    _delete(target)
+                part.rename(target)
+                _flush(self.folder)
+            except BaseException:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+        except (OSError, SafetensorError) as error:
+            raise TrainError(
+                f"{target}: could not be written ({error}); make room, or name another folder; what was saved before is still there"
+            ) from None
+
+    def _named(self, beginning: str) -> Path:
+        return self.folder / f"{beginning}-{self.key[:KEY]}"
 
     def load(self, optimiser: Optimizer) -> Restored | None:
         """The newest checkpoint of this key, its optimiser's state put into `optimiser`; None when there is none.
@@ -123,7 +146,7 @@ class Checkpoints:
             if state["key"] == self.key:
                 ours.append((path, state))
             else:
-                self.say(f"{path}: checkpoint of another run (settings, data or teacher differ); not resumed")
+                self.say(f"{path}: checkpoint of another run (settings, data, code or teacher differ); left alone")
         if not ours:
             return None
         found, state = max(ours, key=lambda one: one[1]["number"])
@@ -137,18 +160,47 @@ class Checkpoints:
             optimiser.load_state_dict(_put_together(groups.pop(Path(OPTIMISER).stem), state["optimiser"]))
         if state["device"] != self.device:
             self.say(f"{found}: made on {state['device']}, resumed on {self.device}; the weights will not be bit-identical")
-        return Restored(Place(**state["place"]), state["facts"], groups)
+        return Restored(state["number"], Place(**state["place"]), state["facts"], groups)
 
     def fitting(self) -> _Fitting:
         """A block in which what was loaded is put where it belongs: if it does not fit, one sentence says so."""
         return _Fitting(self.folder)
 
-    def remove(self) -> None:
-        """The training has ended well: delete the checkpoints, and the folder if nothing else is in it."""
+    def end(self, made: Sequence[Path]) -> None:
+        """The training has ended well: remember the files that it made, then delete its checkpoints.
+
+        The files are linked, not copied, where the file system can.
+        """
+        with self._written(self._named(ENDED[:-1])) as part:
+            for path in made:
+                _link(path, part / path.name)
+            write_json(part / STATE, {"key": self.key, "digests": {path.name: digest_file(path) for path in made}})
         for path in self._found(WHOLE, PART):
-            _delete(path)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+            if path.name.startswith(PART) or path.name.endswith(self.key[:KEY]):
+                _delete(path)
+
+    def has_ended(self) -> bool:
+        """Whether this very training has ended before, and what it made is still whole."""
+        found = self._named(ENDED[:-1])
+        if not found.is_dir():
+            return False
+        state = read_json(found / STATE)
+        whole = all((found / name).is_file() and digest_file(found / name) == digest for name, digest in state["digests"].items())
+        if state["key"] != self.key or not whole:
+            self.say(f"{found}: not what the training made; trained again")
+        return state["key"] == self.key and whole
+
+    def ended(self, folder: Path) -> bool:
+        """As :meth:`has_ended`; if so, the files that the training made are put into `folder` again."""
+        if not self.has_ended():
+            return False
+        found = self._named(ENDED[:-1])
+        for name in read_json(found / STATE)["digests"]:
+            with atomic(folder / name) as temporary:
+                temporary.unlink()
+                _link(found / name, temporary)
+                os.utime(temporary)  # an output that is older than its inputs would be asked for again and again
+        return True
 
     def _found(self, *beginnings: str) -> list[Path]:
         """Folders whose names begin so, sorted."""
@@ -190,6 +242,14 @@ def _put_together(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) ->
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
     return {"state": state, "param_groups": settings["groups"]}
+
+
+def _link(path: Path, to: Path) -> None:
+    """A second name of a file, or a copy where it cannot have one."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
 
 
 def _file(folder: Path, group: str) -> Path:

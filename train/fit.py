@@ -42,7 +42,7 @@ from train.log import write_records
 from train.progress import say
 from train.stop import Stop
 from train.tasks import TASKS, Task
-from train.trainer import Training
+from train.trainer import Training, require_agreement
 from train.validate import Selection, hold_out, make_validator, why_no_look
 
 SCORING = ("evaluate/protocols.py", "evaluate/retrieval.py", "evaluate/distance.py")
@@ -291,6 +291,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.machine:
         machine = build(MachineConfig, read_json(args.machine), "machine")
         run = replace(run, settings=replace(run.settings, machine=machine))
+    asked = run.settings.machine.ranks * run.settings.machine.nodes
+    if asked > 1 and "WORLD_SIZE" not in os.environ:
+        raise TrainError(
+            f"machine.ranks={run.settings.machine.ranks}, nodes={run.settings.machine.nodes}: train.fit is one process; start it with "
+            "python -m train.launch and the same arguments, or with torchrun"
+        )
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     (be_deterministic if run.settings.deterministic else be_fast)()
     device = choose_device()
@@ -315,6 +321,9 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     machine += f", {ranks()} ranks" if ranks() > 1 else ""
     key = checkpoint_key(run, digest_file(args.index), digest_file(args.split), *digests.values())
     checkpoints = Checkpoints(args.checkpoints, key, machine, say) if args.checkpoints else None
+    if checkpoints and ended_before(checkpoints, args.out):
+        say(f"{run.stage}: was trained to its end before; its weights are taken from {args.checkpoints}")
+        return
 
     metrics = args.out / "metrics.jsonl"
     selection = make_selection(run, args.index, facts, held, task.model, device)
@@ -333,7 +342,18 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
         ended = {"done": True, "stage": run.stage, "epochs": run.this.epochs, "device": machine, "kept": trained.kept}
         write_records(metrics, [*trained.records, ended])
         if checkpoints:
-            checkpoints.remove()
+            checkpoints.end([args.out / "model.safetensors", metrics])
+
+
+def ended_before(checkpoints: Checkpoints, out: Path) -> bool:
+    """Whether this training has ended before and left its files beside its checkpoints; then they are in `out` again.
+
+    Raises:
+        TrainError: the ranks do not see the same.
+    """
+    ended = checkpoints.ended(out) if rank() == 0 else checkpoints.has_ended()
+    require_agreement("training that ended:", int(ended))
+    return ended
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from model.ranks import ranks
 from pipeline.base.errors import TrainError
 from pipeline.base.files import atomic_open
 
-CHECK_STEPS = 50
-"""Batches between looks at the values of the terms."""
+CHECK_STEPS = 20
+"""Batches between looks at the values of the terms, on a GPU: each look waits for it. On a CPU every batch is looked at."""
 
 
 class EpochLog:
@@ -29,10 +29,11 @@ class EpochLog:
     Args:
         epoch: from 1.
         steps, sums: of the batches before a resumed one.
+        every: batches of a window.
     """
 
-    def __init__(self, epoch: int, steps: int = 0, sums: dict[str, float] | None = None) -> None:
-        self.epoch, self.steps, self.sums = epoch, steps, dict(sums or {})
+    def __init__(self, epoch: int, steps: int = 0, sums: dict[str, float] | None = None, every: int = 1) -> None:
+        self.epoch, self.steps, self.sums, self.every = epoch, steps, dict(sums or {}), every
         self._window: list[dict[str, Tensor]] = []
 
     def add(self, values: dict[str, Tensor]) -> None:
@@ -42,7 +43,7 @@ class EpochLog:
     @property
     def due(self) -> bool:
         """Whether a window is full."""
-        return len(self._window) >= CHECK_STEPS
+        return len(self._window) >= self.every
 
     def fetch(self) -> None:
         """Fetch and check what was added since the last time: means over the ranks.

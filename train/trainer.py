@@ -3,7 +3,7 @@
 In:      a task, a loader, the run's settings.   Out: a trained network and ``metrics.jsonl``.
 Source:  specs/dubbernet.md section 6; promises R6, R7 and R8.
 
-Nothing in a step waits for the device: terms stay there and are fetched, and checked for NaN, every `log.CHECK_STEPS` steps.
+Nothing in a step waits for the device: terms stay there and are fetched, and checked for NaN, every `log.CHECK_STEPS` batches (on a CPU, after each).
 Every batch seeds torch from (seed, epoch, step), so a resumed training repeats the same drop paths without stored states.
 Under torch.distributed each rank has its part of every batch (model/ranks.py); rank 0 alone writes, looks and speaks.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,8 @@ from pipeline.base.errors import TrainError
 from pipeline.base.seeds import seed_for
 from train.board import Board, scalars_of
 from train.checkpoint import Checkpoints, Place
-from train.device import autocast
-from train.log import EpochLog, write_records
+from train.device import autocast, collective_device
+from train.log import CHECK_STEPS, EpochLog, write_records
 from train.optim import make_optimiser, set_learning_rate
 from train.progress import Progress, say
 from train.stop import Stop
@@ -93,7 +94,7 @@ class Training:
         metrics: rewritten whole after every epoch, so that it never holds epochs that a resumed training repeats.
         checkpoints: where to save and look for states; None: nowhere.
         selection: which weights are handed on; None: the last.
-        stop: asked after every step (with several ranks: every `log.CHECK_STEPS`) whether to save and end.
+        stop: asked whenever values are fetched whether to save and end.
 
     Raises:
         TrainError: a weight has no term; a checkpoint is damaged or does not fit.
@@ -118,7 +119,8 @@ class Training:
         self.average = ModelEmaV3(task.model, decay=run.settings.ema) if run.settings.ema else None
         self.selection = selection or Selection(run.settings.validation, run.this.epochs, None)
         self.records: list[dict[str, Any]] = []
-        self.place, self.log = Place(1, 0), EpochLog(1)
+        self.place, self.log = Place(1, 0), self._log(1)
+        self._saved, self._saving = time.monotonic(), 0.0
         self.board: Board | None = None
         """Of the first rank, where there is one; opened once it is known at which step the training goes on."""
         self._restore()
@@ -138,8 +140,14 @@ class Training:
         epochs = self.run.this.epochs
         self._write()
         with Progress(self.run.stage, epochs, self.loader.steps, self.number) as progress:
-            while self.place.epoch <= epochs:
-                self._whole_epoch(progress)
+            try:
+                while self.place.epoch <= epochs:
+                    self._whole_epoch(progress)
+            except torch.OutOfMemoryError as error:
+                raise TrainError(
+                    f"the device is out of memory ({str(error).splitlines()[0]}); set machine.recompute to true, make batches smaller "
+                    "(sampler.identities, with optim.accumulate), or use more ranks or machine.data=indexed"
+                ) from None
         kept = self.selection.hand_on(self.network) | {"average": self.run.settings.ema}
         return Trained(self.network, kept, self.records)
 
@@ -153,10 +161,11 @@ class Training:
         self.records.append(record)
         if self.board:
             self.board.scalars(record["step"], scalars_of(record))
-        self.place, self.log = Place(epoch + 1, 0), EpochLog(epoch + 1)
+        self.place, self.log = Place(epoch + 1, 0), self._log(epoch + 1)
         self._write()
         asked = epoch < epochs and self.stop.agreed()
-        if epoch % settings.machine.checkpoint_epochs == 0 or epoch == epochs or asked:
+        due = epoch % settings.machine.checkpoint_epochs == 0 and time.monotonic() - self._saved >= settings.machine.checkpoint_seconds
+        if asked or due or epoch == epochs:
             self._save()
         if asked:
             self._end(f"after epoch {epoch}")
@@ -223,7 +232,7 @@ class Training:
         looked = self.log.due
         if looked:
             self._fetch(progress)
-        asked = self.stop.agreed() if looked or ranks() == 1 else False
+        asked = looked and self.stop.agreed()
         inside = step < self.loader.steps
         if inside and (asked or (every and step // every > before // every)):
             self.log.fetch()
@@ -243,6 +252,7 @@ class Training:
     def _record(self, progress: Progress) -> dict[str, Any]:
         """The epoch's record; says what its statistics call for."""
         log, task = self.log, self.task
+        saving, self._saving = self._saving, 0.0
         stats = {name: log.mean(name) for name in task.stats}
         remarks = task.remarks(stats)
         for remark in remarks:
@@ -255,6 +265,7 @@ class Training:
             "remarks": remarks,
             "tracklets_per_s": round(progress.speed, 2),
             "data_wait": round(progress.wait, 4),
+            "saving_s": round(saving, 2),
         }
 
     # --- what is kept on disk ---
@@ -262,6 +273,7 @@ class Training:
     def _restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
         restored = self.checkpoints.load(self.optimiser) if self.checkpoints else None
+        require_agreement("checkpoint at batch", restored.number if restored else 0)
         if not restored or not self.checkpoints:
             return
         facts, groups = restored.facts, restored.groups
@@ -271,7 +283,7 @@ class Training:
                 self.average.module.load_state_dict(groups["average"])
             self.selection.load(groups["best"], facts["selection"])
         self.place, self.records = restored.place, facts["records"]
-        self.log = EpochLog(restored.place.epoch, restored.place.step, facts["sums"])
+        self.log = self._log(restored.place.epoch, restored.place.step, facts["sums"])
         epoch, step, epochs = self.place.epoch, self.place.step, self.run.this.epochs
         inside = f"in epoch {epoch} of {epochs}, after step {step} of {self.loader.steps}"
         say(f"{self.run.stage}: resumed {inside if step else f'after epoch {epoch - 1} of {epochs}'}")
@@ -279,6 +291,7 @@ class Training:
     def _save(self) -> None:
         if not self.checkpoints or rank() != 0:
             return
+        begun = time.monotonic()
         groups = {"task": self.task.state_dict()}
         if self.average:
             groups["average"] = self.average.module.state_dict()
@@ -287,6 +300,11 @@ class Training:
         groups["best"], selection = self.selection.state()
         facts = {"records": self.records, "sums": self.log.sums, "selection": selection}
         self.checkpoints.save(self.number, self.place, groups, self.optimiser, facts)
+        self._saved = time.monotonic()
+        self._saving += self._saved - begun
+
+    def _log(self, epoch: int, steps: int = 0, sums: dict[str, float] | None = None) -> EpochLog:
+        return EpochLog(epoch, steps, sums, 1 if self.device.type == "cpu" else CHECK_STEPS)
 
     def _write(self) -> None:
         if rank() == 0:
@@ -301,6 +319,25 @@ class Training:
             raise TrainError(
                 f"epoch {self.log.epoch}: '{broken[0]}' and {len(broken) - 1} more are not finite after step {self.log.steps}; lower optim.lr"
             )
+
+
+def require_agreement(what: str, number: int) -> None:
+    """All ranks found the same in the folder for checkpoints; one that goes on elsewhere than the others would spoil every step.
+
+    Raises:
+        TrainError: they did not, on every rank.
+    """
+    if ranks() == 1:
+        return
+    mine = torch.tensor([number], device=collective_device())
+    found = [torch.empty_like(mine) for _ in range(ranks())]
+    dist.all_gather(found, mine)
+    numbers = [int(one.item()) for one in found]
+    if len(set(numbers)) > 1:
+        said = ", ".join(f"rank {i}: {what} {one}" for i, one in enumerate(numbers))
+        raise TrainError(
+            f"the ranks do not find the same checkpoint ({said}); name a folder with --checkpoints that all nodes see, and start again"
+        )
 
 
 def backward(module: torch.nn.Module, task: Task, batch: Batch, weights: dict[str, float], precision: str, share: int) -> dict[str, Tensor]:

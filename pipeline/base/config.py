@@ -521,8 +521,10 @@ class MachineConfig:
     """Keep only the input of every transformer block and compute it again for the gradient: less memory, a third more work."""
     checkpoint_epochs: int = 1
     """Epochs between checkpoints of the full training state."""
+    checkpoint_seconds: float = 120.0
+    """Least time between two of them: one takes seconds (at full size 0.7 GB or more), and an epoch may be as short."""
     checkpoint_steps: int = 0
-    """Steps between checkpoints inside an epoch; 0: none. (SIGTERM saves one, too.)"""
+    """Steps between checkpoints inside an epoch, whatever the time; 0: none. (SIGTERM saves one, too.)"""
     tensorboard: Literal["auto", "on", "off"] = "auto"
     """Scalars and pictures for TensorBoard below results/tensorboard; auto: where the package is installed."""
     pictures_epochs: int = 20
@@ -533,6 +535,7 @@ class MachineConfig:
             _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: at least 1")
         for name in ("workers", "checkpoint_steps", "pictures_epochs"):
             _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: 0 or more")
+        _require(self.checkpoint_seconds >= 0, f"checkpoint_seconds={self.checkpoint_seconds}: 0 or more")
         _require(0 < self.resident_share <= 1, f"resident_share={self.resident_share}: a part, above 0 and at most 1")
         _require(not self.urls or "{shard}" in self.urls, f"urls='{self.urls}': must hold {{shard}}, the file name of a tar")
 

@@ -1,6 +1,7 @@
 """Checkpoints: atomic, tied to a key, checked when read."""
 
 import os
+import shutil
 from itertools import count
 
 import pytest
@@ -72,7 +73,7 @@ def test_only_the_newest_is_kept_and_leftovers_go(store):
     store.save_epoch(1, *state(1.0), [])
     (store.folder / ".part-killed").mkdir()
     store.save_epoch(2, *state(2.0), [])
-    assert names(store) == ["at-000000000002"]
+    assert names(store) == ["at-000000000002-key"]
 
 
 def test_a_failing_write_keeps_the_older_one(store, monkeypatch):
@@ -82,9 +83,9 @@ def test_a_failing_write_keeps_the_older_one(store, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(checkpoint, "write_json", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(TrainError, match=r"could not be written .no space left on device.; make room"):
         store.save_epoch(2, *state(2.0), [])
-    assert names(store) == ["at-000000000001"]
+    assert names(store) == ["at-000000000001-key"]
 
 
 def kill_at(moment: int, store: Store) -> bool:
@@ -113,7 +114,7 @@ def test_killed_at_any_touch_of_the_disk_there_is_a_whole_one(store):
     """R1: epoch 1 until the rename, epoch 2 after it; never none, never half of one; and the next save cleans up."""
     found = []
     for moment in count():
-        store.remove()
+        shutil.rmtree(store.folder, ignore_errors=True)
         store.save_epoch(1, *state(1.0), [])
         through = kill_at(moment, store)
         module, optimiser = state(0.0)
@@ -122,7 +123,7 @@ def test_killed_at_any_touch_of_the_disk_there_is_a_whole_one(store):
         if through:
             break
         store.save_epoch(3, *state(3.0), [])
-        assert names(store) == ["at-000000000003"]
+        assert names(store) == ["at-000000000003-key"]
     assert len(found) > 10 and found == sorted(found) and set(found) == {1, 2}
 
 
@@ -130,8 +131,8 @@ def test_leftovers_of_others_are_not_touched(store):
     store.save_epoch(1, *state(), [])
     (store.folder / "notes.txt").write_text("mine")
     store.save_epoch(2, *state(), [])
-    store.remove()
-    assert names(store) == ["notes.txt"]
+    store.end([])
+    assert names(store) == ["ended-key", "notes.txt"]
 
 
 def test_another_key_is_left_alone_with_a_line(store, lines):
@@ -139,15 +140,18 @@ def test_another_key_is_left_alone_with_a_line(store, lines):
     other = Store(store.folder, "other", "cpu", lines.append)
     module, optimiser = state(0.0)
     assert other.load_epoch(module, optimiser) is None and module.weight[0, 0] == 0
-    assert len(lines) == 1 and "at-000000000009: checkpoint of another run" in lines[0]
-    other.save_epoch(1, module, optimiser, [])
-    assert names(store) == ["at-000000000001"]
+    assert len(lines) == 1 and "at-000000000009-key: checkpoint of another run" in lines[0]
+    other.save_epoch(9, module, optimiser, [])
+    assert names(store) == ["at-000000000009-key", "at-000000000009-other"]
+    other.end([])
+    assert names(store) == ["at-000000000009-key", "ended-other"]
+    assert store.load_epoch(module, optimiser).place == Place(10, 0) and module.weight[0, 0] == 9
 
 
 @pytest.mark.parametrize("name", ["task.safetensors", checkpoint.OPTIMISER])
 def test_damage_is_refused(store, name):
     store.save_epoch(1, *state(), [])
-    file = store.folder / "at-000000000001" / name
+    file = store.folder / "at-000000000001-key" / name
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
@@ -168,8 +172,19 @@ def test_another_device_is_told(store, lines):
     assert "made on cpu, resumed on cuda" in lines[0]
 
 
-def test_remove(store):
-    store.remove()
+def test_what_was_made_is_there_again(store, tmp_path):
+    (tmp_path / "made.txt").write_text("result")
     store.save_epoch(1, *state(), [])
-    store.remove()
-    assert not store.folder.exists()
+    assert not store.has_ended()
+    store.end([tmp_path / "made.txt"])
+    assert names(store) == ["ended-key"]
+    (tmp_path / "again").mkdir()
+    assert store.ended(tmp_path / "again") and (tmp_path / "again" / "made.txt").read_text() == "result"
+    assert not Store(store.folder, "other", "cpu", print).ended(tmp_path)  # negative control
+
+
+def test_what_was_made_and_is_damaged_is_not(store, tmp_path, lines):
+    (tmp_path / "made.txt").write_text("result")
+    store.end([tmp_path / "made.txt"])
+    (store.folder / "ended-key" / "made.txt").write_text("resulT")
+    assert not store.ended(tmp_path / "again") and "ended-key: not what the training made; trained again" in lines[0]

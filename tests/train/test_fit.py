@@ -22,6 +22,7 @@ from pipeline.base.build import plain
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import ConfigError, TrainError
 from pipeline.base.files import digest_file, write_json
+from pipeline.base.seeds import rng
 from tests.train.tiny import pack, run_config
 from train import fit
 
@@ -68,7 +69,7 @@ def test_student_of_a_teacher(data, teacher, tmp_path):
     assert not any(name.startswith(("mask", "teacher", "model.", "audio")) for name in load_file(made))
     *epochs, last = metrics(tmp_path)
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4] and last["done"] is True
-    assert not (tmp_path / "ckpt").exists()
+    assert [path.name[:6] for path in (tmp_path / "ckpt").iterdir()] == ["ended-"]
     meta = weights.read_meta(made)
     assert meta["config"] == digest_file(tmp_path / "config.json") and meta["teacher"] == digest_file(teacher)
     assert (meta["start"], meta["pretrained"]) == ("", "")
@@ -179,9 +180,10 @@ def process(folder: Path, data: Data, run: RunConfig, *more: str) -> BaseProcess
     return running
 
 
-def wait_for(path: Path, running: BaseProcess) -> None:
+def wait_for(store: Path, batches: int, running: BaseProcess) -> None:
+    """Until a checkpoint of at least so many batches is there."""
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not any(int(path.name.split("-")[1]) >= batches for path in store.glob("at-*")):
         assert running.is_alive() and time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -201,7 +203,7 @@ def test_a_killed_process_resumes_to_the_same_bytes(data, whole, tmp_path, sent,
     """R6 with a real signal at some step; going on with another rhythm of checkpoints and more loader processes."""
     store = tmp_path / "ckpt"
     running = process(tmp_path, data, long_run(), f"--checkpoints={store}")
-    wait_for(store / "at-000000000003", running)
+    wait_for(store, 3, running)
     os.kill(running.pid, sent)
     running.join()
     assert running.exitcode == (-signal.SIGKILL if sent == signal.SIGKILL else 128 + signal.SIGTERM)
@@ -213,11 +215,66 @@ def test_a_killed_process_resumes_to_the_same_bytes(data, whole, tmp_path, sent,
     assert [line["loss"] for line in metrics(tmp_path)[:-1]] == [line["loss"] for line in metrics(whole.parent)[:-1]]
 
 
+def test_what_a_training_made_is_not_made_twice(data, tmp_path, capsys, monkeypatch):
+    """Snakemake was killed while the training ran to its end: it deletes the outputs and asks again. Other settings train anew."""
+    store, out = f"--checkpoints={tmp_path / 'ckpt'}", tmp_path / "out"
+    out.mkdir()
+    first = train(out, data, run_config("visual"), store)
+    made, log, inode = first.read_bytes(), (out / "metrics.jsonl").read_bytes(), first.stat().st_ino
+    kept = next((tmp_path / "ckpt").glob("ended-*/model.safetensors"))
+    assert kept.stat().st_ino == inode  # a second name of the same file, no second copy
+    first.unlink()
+    (out / "metrics.jsonl").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Training, "train", None)  # would fail
+        again = train(out, data, run_config("visual"), store)
+    assert (again.read_bytes(), (out / "metrics.jsonl").read_bytes()) == (made, log)
+    assert "visual: was trained to its end before; its weights are taken from" in capsys.readouterr().err
+    assert train(out, data, run_config("visual", seed=1), store).read_bytes() != made
+    kept.write_bytes(kept.read_bytes()[:-1])  # damaged: trained again, to the same bytes
+    assert train(out, data, run_config("visual"), store).read_bytes() == made
+
+
+def test_ranks_are_not_forgotten(data, tmp_path):
+    with pytest.raises(TrainError, match=r"machine.ranks=2, nodes=1: train.fit is one process; start it with python -m train.launch"):
+        train(tmp_path, data, run_config("visual", machine={"ranks": 2}))
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(data, tmp_path):
+    """One training, killed by SIGKILL again and again wherever it is (real loader with processes, AdamW, windows, average, looks at
+    held-out identities, the best kept, a checkpoint after every step): the same bytes as if nothing had happened."""
+    settings = {
+        "optim": {"name": "adamw", "lr": 0.001, "accumulate": 2},
+        "ema": 0.9,
+        "sampler": {"identities": 2, "tracklets": 1, "window": 1},
+        "validation": {"identities": 2, "epochs": 2, "keep": "best"},
+        "stages": {"visual": {"epochs": 60}},
+    }
+    more = Data(*pack(tmp_path, classes=4))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = digest_file(train(tmp_path / "whole", more, run_config("visual", **settings)))
+    machine = {"checkpoint_steps": 1, "checkpoint_seconds": 0, "workers": 1}
+    run, store = run_config("visual", **settings, machine=machine), tmp_path / "ckpt"
+    draw, kills, places = rng(1, "moments"), 0, set()
+    while kills < 20:
+        running = process(tmp_path / "killed", more, run, f"--checkpoints={store}")
+        running.join(0.3 + 0.5 * draw.random())
+        places |= {path.name for path in store.glob("at-*")}
+        assert running.exitcode is None, "it ended before it was killed often enough"
+        running.kill()
+        running.join()
+        kills += 1
+    assert len(places) > 10 and not (tmp_path / "killed" / "model.safetensors").exists()
+    assert digest_file(train(tmp_path / "killed", more, run, f"--checkpoints={store}")) == whole
+
+
 def test_another_number_of_threads_is_told(data, tmp_path, capsys):
     """It is resumed all the same: sums differ in their last bits only."""
     store = tmp_path / "ckpt"
     running = process(tmp_path, data, long_run(), f"--checkpoints={store}")
-    wait_for(store / "at-000000000001", running)
+    wait_for(store, 1, running)
     running.kill()
     running.join()
     train(tmp_path, data, long_run(), f"--checkpoints={store}", "--threads=2")

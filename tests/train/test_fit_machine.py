@@ -25,7 +25,7 @@ def data(tmp_path_factory) -> Data:
 def trained(folder: Path, data: Data, stage: str, *more: str, machine: dict[str, Any] | None = None, **method: Any) -> Path:
     """A weight file; `machine` is given as a file of its own."""
     folder.mkdir()
-    write_json(folder / "machine.json", {"workers": 0, **(machine or {})})
+    write_json(folder / "machine.json", {"workers": 0, "checkpoint_seconds": 0, **(machine or {})})
     return train(folder, data, run_config(stage, **{**WINDOWED, **method}), f"--machine={folder / 'machine.json'}", *more)
 
 

@@ -17,6 +17,7 @@ from pipeline.base.files import digest_file
 from tests.train.test_fit import Data, arguments, train
 from tests.train.tiny import pack, run_config
 from train import fit, trainer
+from train.checkpoint import Checkpoints
 
 SETTINGS: dict[str, Any] = {
     "ema": 0.5,
@@ -64,7 +65,10 @@ def apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 def facts(folder: Path) -> list[dict]:
     """Metrics without what tells the time."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in ("tracklets_per_s", "data_wait", "device")} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in ("tracklets_per_s", "data_wait", "saving_s", "device")}
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +130,30 @@ def test_a_training_goes_on_with_another_number_of_ranks(data, alone, tmp_path, 
     assert together(then, tmp_path / "run", data, run, store) == [0] * then
     assert "teacher: resumed after epoch 2 of 3" in capfd.readouterr().err
     assert apart(load_file(tmp_path / "run" / "model.safetensors"), load_file(alone / "teacher" / "model.safetensors")) < 1e-5
+
+
+def test_ranks_that_see_different_checkpoints_stop(data, tmp_path, monkeypatch, capfd):
+    """A folder that the nodes do not share: going on would mix two places of the training in every step."""
+    run = run_config("teacher", **SETTINGS)
+    load = Checkpoints.load
+
+    def blind(self: Checkpoints, optimiser: torch.optim.Optimizer):
+        return load(self, optimiser) if os.environ["RANK"] == "0" else None
+
+    save = trainer.Training._save
+
+    def save_and_die(self: trainer.Training) -> None:
+        save(self)
+        os._exit(9)
+
+    store = f"--checkpoints={tmp_path / 'ckpt'}"
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Training, "_save", save_and_die)
+        assert together(1, tmp_path / "run", data, run, store) == [9]
+    monkeypatch.setattr(Checkpoints, "load", blind)
+    assert together(2, tmp_path / "run", data, run, store) == [1, 1]
+    said = "the ranks do not find the same checkpoint (rank 0: checkpoint at batch 2, rank 1: checkpoint at batch 0)"
+    assert said in capfd.readouterr().err
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(data, tmp_path, capfd):

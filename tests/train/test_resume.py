@@ -28,7 +28,7 @@ SETTINGS = {"ema": 0.9, "optim": {"accumulate": 2}, "stages": {"student": {"epoc
 
 def training(folder: Path, every: int = 0, stop: Stop | None = None, **settings) -> Training:
     """A student that learns from a teacher, with its metrics and checkpoints in `folder`."""
-    run = run_config("student", **{**SETTINGS, **settings}, machine={"checkpoint_steps": every})
+    run = run_config("student", **{**SETTINGS, **settings}, machine={"checkpoint_steps": every, "checkpoint_seconds": 0})
     task = Distill(network(run), run.settings, make(run.teacher, CLASSES, CAMERAS))
     checkpoints = Checkpoints(folder / "ckpt", "key", "cpu", print)
     return Training(
@@ -105,7 +105,7 @@ def test_killed_at_every_step_on_its_way(tmp_path, whole):
 def test_sigterm_saves_first(tmp_path, whole, capfd):
     """No checkpoint was due: the one that SIGTERM asks for is there, and nothing is trained twice."""
     assert killed(tmp_path, Place(2, 4), 0, signal.SIGTERM) == 128 + signal.SIGTERM
-    assert [path.name for path in (tmp_path / "ckpt").iterdir()] == [f"at-{STEPS + 4:012d}"]
+    assert [path.name for path in (tmp_path / "ckpt").iterdir()] == [f"at-{STEPS + 4:012d}-key"]
     assert "student: terminated from outside (SIGTERM), saved at epoch 2, step 4; the same command goes on" in capfd.readouterr().err
     going = training(tmp_path)
     assert going.place == Place(2, 4) and f"resumed in epoch 2 of {EPOCHS}, after step 4 of {STEPS}" in capfd.readouterr().err

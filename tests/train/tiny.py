@@ -63,7 +63,7 @@ METHOD: dict[str, Any] = {
     "augment": {"pad": 2},
     "sampler": {"identities": 2, "tracklets": 2},
     "schedule": {"warmup_epochs": 1},
-    "machine": {"workers": 0},
+    "machine": {"workers": 0, "checkpoint_seconds": 0},
 }
 
 
