@@ -11,6 +11,7 @@ Source:  layout.md section 10; stack.md section 5. Ours: no decoder of the packa
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,8 @@ class Tars:
 
     def _open(self, shard: str) -> IO[bytes]:
         """A local file is opened here, so that the package's own openers (and shells) stay out."""
-        url = self._urls.replace("{shard}", shard)
+        piped = self._urls.startswith("pipe:")  # INDEX allows no name that a shell would take for more; this holds without it
+        url = self._urls.replace("{shard}", shlex.quote(shard) if piped else shard)
         if not self.local:
             from webdataset import gopen
 
