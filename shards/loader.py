@@ -25,7 +25,7 @@ from shards.order import Order
 from shards.read import Index, Store
 from shards.resident import ResidentLoader
 from shards.streamed import StreamLoader
-from shards.training import Made, Steps, Training, checked, data_loader
+from shards.training import Made, Steps, Training, checked, data_loader, end_workers
 
 
 def train_loader(
@@ -73,6 +73,9 @@ class TrainLoader(Training):
     def _host_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         self._at.epoch, self._at.first = epoch, first_step
         return checked(self._loader)
+
+    def _close(self) -> None:
+        end_workers(self._loader)
 
 
 class _TrainBatches(Made):

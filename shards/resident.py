@@ -31,7 +31,7 @@ from shards.order import Order, Part
 from shards.prepare import PREPARE
 from shards.prepare.frames import augment, take
 from shards.read import Store
-from shards.training import Made, Steps, Training, checked, data_loader
+from shards.training import Made, Steps, Training, checked, data_loader, end_workers
 
 CHUNK = 256
 """Frames that are decoded and copied together, or one tracklet's."""
@@ -97,6 +97,9 @@ class ResidentLoader(Training):
     def _host_batches(self, epoch: int, first_step: int) -> Iterator[Numbers]:
         self._at.epoch, self._at.first = epoch, first_step
         return checked(self._loader)
+
+    def _close(self) -> None:
+        end_workers(self._loader)
 
     def _described(self, numbers: Numbers) -> Batch:
         """All of a batch that is known on the host."""

@@ -1,6 +1,7 @@
 """The resident loader: the batches of the indexed one, gathered from two tables."""
 
 import dataclasses
+import multiprocessing
 
 import pytest
 import torch
@@ -116,6 +117,24 @@ def test_a_broken_frame_is_one_sentence(tmp_path, workers):
     (tmp_path / "00000.tar").write_bytes(data)
     with pytest.raises(ShardError, match=r"shard 00000\.tar, sample p1t1: frame 0 does not decode"):
         loader(index, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("make", [loader, lambda index, workers: TrainLoader(Store(index), split(ROWS), run_config(), True, workers)])
+def test_closing_ends_the_processes_of_an_epoch_that_stands_open(tmp_path, make, workers):
+    before = set(multiprocessing.active_children())
+    opened = make(pack(tmp_path, "audio", ROWS), workers=workers)
+    unused = make(tmp_path / "index.parquet", workers=workers)
+    begun = opened.epoch(0)
+    next(begun)
+    assert len(set(multiprocessing.active_children()) - before) == workers
+    for _ in range(2):
+        opened.close()
+        unused.close()
+    assert set(multiprocessing.active_children()) <= before
+    for ask in (lambda: next(begun), lambda: opened.epoch(0), lambda: unused.epoch(0)):
+        with pytest.raises(RuntimeError, match=r"^this loader was closed$"):
+            ask()
 
 
 def test_another_device_is_an_error(tmp_path):
