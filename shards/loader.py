@@ -51,6 +51,9 @@ def train_loader(
     Raises:
         ConfigError, ShardError, TableError, TrainError: something does not fit together.
     """
+    if machine.data != "stream" and (machine.urls or machine.commands):
+        what = f"urls='{machine.urls}'" if machine.urls else "commands=true"
+        raise ConfigError(f"machine.{what}: is for machine.data=stream, but data is '{machine.data}'; change data, or leave it out")
     if machine.data == "stream":
         return StreamLoader(Index(index_path), split, run, hears, machine, rank, ranks)
     if machine.data == "resident":
