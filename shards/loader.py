@@ -25,7 +25,7 @@ from shards.order import Order
 from shards.read import Index, Store
 from shards.resident import ResidentLoader
 from shards.streamed import StreamLoader
-from shards.training import Made, Steps, Training, checked, data_loader
+from shards.training import Made, Steps, Training, checked, data_loader, end_workers
 
 
 def train_loader(
@@ -51,6 +51,9 @@ def train_loader(
     Raises:
         ConfigError, ShardError, TableError, TrainError: something does not fit together.
     """
+    if machine.data != "stream" and (machine.urls or machine.commands):
+        what = f"urls='{machine.urls}'" if machine.urls else "commands=true"
+        raise ConfigError(f"machine.{what}: is for machine.data=stream, but data is '{machine.data}'; change data, or leave it out")
     if machine.data == "stream":
         return StreamLoader(Index(index_path), split, run, hears, machine, rank, ranks)
     if machine.data == "resident":
@@ -73,6 +76,9 @@ class TrainLoader(Training):
     def _host_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         self._at.epoch, self._at.first = epoch, first_step
         return checked(self._loader)
+
+    def _close(self) -> None:
+        end_workers(self._loader)
 
 
 class _TrainBatches(Made):

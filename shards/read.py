@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ import pyarrow.compute as pc
 from pipeline.base import tables
 from pipeline.base.errors import ShardError
 from shards import codec
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""File name of a tar: one that no shell, command or server takes for anything else, because a stream hands it to these."""
 
 
 class Layout:
@@ -37,7 +41,7 @@ class Layout:
         members: by suffix: int64 [samples] data offset (-1: the sample has no such member), int64 [samples] size.
 
     Raises:
-        ShardError: samples overlap or leave gaps, members lie outside their sample, or a name is no plain file name.
+        ShardError: samples overlap or leave gaps, members lie outside their sample, or a tar has a name other than `NAME` allows.
     """
 
     def __init__(self, index: pa.Table, where: str) -> None:
@@ -49,8 +53,13 @@ class Layout:
         self.names = [shards[row] for row in starts]
         self.rows = list(zip(starts, [row - 1 for row in [*starts[1:], count]], strict=True))
         for name in self.names:
-            if Path(name).name != name or self.names.count(name) != 1:
-                raise ShardError(f"{where}: '{name}' is no plain file name of one run of rows; run index_shards again")
+            if not NAME.fullmatch(name):
+                raise ShardError(
+                    f"{where}: shard {name!r} is no file name of A-Z a-z 0-9 . _ - that starts with a letter, digit or _; "
+                    "run pack_shard and index_shards again with another name"
+                )
+            if self.names.count(name) != 1:
+                raise ShardError(f"{where}: shard '{name}' is listed in several runs of rows; run index_shards again")
         self.shard_of = np.repeat(np.arange(len(starts)), np.diff([*starts, count]))
         self.offsets = index.column("offset").to_numpy()
         sizes = index.column("size").to_numpy()

@@ -31,7 +31,7 @@ from shards.order import Order, Part
 from shards.prepare import PREPARE
 from shards.prepare.frames import augment, take
 from shards.read import Store
-from shards.training import Made, Steps, Training, checked, data_loader
+from shards.training import Made, Steps, Training, checked, data_loader, end_workers
 
 CHUNK = 256
 """Frames that are decoded and copied together, or one tracklet's."""
@@ -47,7 +47,8 @@ class ResidentLoader(Training):
         say: is given a line about what is loaded.
 
     Raises:
-        ConfigError: the training set takes more than `resident_share` of the device's free memory.
+        ConfigError: the training set takes more than `resident_share` of the device's free memory (on a CPU: of the equal part
+            that each process of this machine has of it).
     """
 
     def __init__(
@@ -68,13 +69,15 @@ class ResidentLoader(Training):
         width = run.bands if hears else 0
         size = table.frames * run.height * run.width * 3 + table.item_frames * width * 2
         what = f"{table.frames:,} training frames of {run.height}x{run.width}" + (f" and their {run.kind}" if hears else "")
-        free = free_memory(device)
+        sharing = 1 if self._at_once else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # GPUs are not shared; torchrun says how many
+        free = free_memory(device) // sharing
+        room_there = f"{free / 1e9:,.3f} GB that are free on {device}" + (f" for each of {sharing} processes" if sharing > 1 else "")
         if size > machine.resident_share * free:
             raise ConfigError(
                 f"machine.data=resident: {what} take {size / 1e9:,.3f} GB, more than resident_share={machine.resident_share} of the "
-                f"{free / 1e9:,.3f} GB that are free on {device}; use machine.data=indexed, or a larger machine.resident_share"
+                f"{room_there}; use machine.data=indexed, or a larger machine.resident_share"
             )
-        say(f"{run.dataset}: {what} take {size / 1e9:,.3f} GB of {free / 1e9:,.3f} GB on {device}")
+        say(f"{run.dataset}: {what} take {size / 1e9:,.3f} GB of the {room_there}")
         self._frames = torch.empty((table.frames, run.height, run.width, 3), dtype=torch.uint8, device=device)
         self._items = torch.empty((table.item_frames, width), dtype=torch.float16, device=device)
         decoding = _Chunks(Clips(store, self.rows, run, hears), table)
@@ -97,6 +100,9 @@ class ResidentLoader(Training):
     def _host_batches(self, epoch: int, first_step: int) -> Iterator[Numbers]:
         self._at.epoch, self._at.first = epoch, first_step
         return checked(self._loader)
+
+    def _close(self) -> None:
+        end_workers(self._loader)
 
     def _described(self, numbers: Numbers) -> Batch:
         """All of a batch that is known on the host."""

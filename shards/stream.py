@@ -11,7 +11,12 @@ Source:  layout.md section 10; stack.md section 5. Ours: no decoder of the packa
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
+import signal
+import subprocess
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +24,50 @@ from typing import IO, Any
 from pipeline.base.errors import ConfigError, ShardError
 from shards import codec
 from shards.read import Index, check_tar
+
+
+class Opened:
+    """What one reader has open, so that another thread can end it: it may wait for a server that says nothing any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a loader that is collected may call `end` from within
+        self._files: list[Any] = []
+        self._ended = False
+
+    def add(self, file: Any) -> None:
+        """Note a file or a command's output."""
+        with self._lock:
+            self._files.append(file)
+            if self._ended:
+                _kill(file)
+
+    def remove(self, file: Any) -> None:
+        """End the command, if it still runs, and forget it."""
+        with self._lock:
+            self._files.remove(file)
+            _kill(file)
+
+    def end(self) -> None:
+        """End all commands, and those that are added later: whoever reads their output comes to its end."""
+        with self._lock:
+            self._ended = True
+            for file in self._files:
+                _kill(file)
+
+
+def _kill(file: Any) -> None:
+    """End the command behind a file, if there is one that runs: the whole of it, where it has a process group of its own.
+
+    With SIGKILL, because commands do not hear SIGTERM (see `Reading`).
+    """
+    process = getattr(file, "proc", None)
+    if process is None or process.poll() is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):  # it ended just now
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
 
 class Tars:
@@ -47,15 +96,18 @@ class Tars:
         self.sizes = dict(zip(layout.names, layout.sizes, strict=True))
         """Bytes of each tar."""
 
-    def samples(self, shard: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    def samples(self, shard: str, opened: Opened | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
         """(key, member by suffix) of each sample of a shard.
+
+        Args:
+            opened: is told what is open, so that another thread can end it.
 
         Raises:
             ShardError: the tar holds other samples or members than INDEX lists, ends early, or cannot be read.
         """
         where, rows = f"shard {shard}", self._rows[shard]
         read = 0
-        for found in self._raw(shard):
+        for found in self._raw(shard, opened or Opened()):
             key = found["__key__"]
             members = {suffix: data for suffix, data in found.items() if not suffix.startswith("__")}
             for suffix in members:
@@ -70,11 +122,12 @@ class Tars:
         if read != len(rows):
             raise ShardError(f"{where}: index lists {len(rows)} samples, file holds {read}; delete it and rerun pack_shard")
 
-    def _raw(self, shard: str) -> Iterator[dict[str, Any]]:
+    def _raw(self, shard: str, opened: Opened) -> Iterator[dict[str, Any]]:
         """Undecoded samples of one tar."""
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         file = self._open(shard)
+        opened.add(file)
         try:
             yield from group_by_keys(tar_file_expander([{"url": shard, "stream": file}]))
             while file.read(1 << 20):  # a command that is left before its end would fail
@@ -83,11 +136,19 @@ class Tars:
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise ShardError(f"shard {shard}: not a readable tar ({type(error).__name__}: {error.args[0] if error.args else ''})") from None
         finally:
-            with contextlib.suppress(OSError):  # nobody reads on
+            opened.remove(file)  # nobody reads on
+            with contextlib.suppress(OSError):
                 file.close()
 
     def _open(self, shard: str) -> IO[bytes]:
         """A local file is opened here, so that the package's own openers (and shells) stay out."""
+        if self._urls.startswith("pipe:"):
+            from webdataset.gopen import Pipe
+
+            # INDEX allows no name that a shell would take for more; the quotes hold without that. A session of its own, so that
+            # all that the shell starts can be ended with it; it has no terminal, so nothing to read. 141: the reader went away.
+            command = self._urls.removeprefix("pipe:").replace("{shard}", shlex.quote(shard))
+            return Pipe(command, mode="rb", shell=True, bufsize=8192, ignore_status=[141], stdin=subprocess.DEVNULL, start_new_session=True)
         url = self._urls.replace("{shard}", shard)
         if not self.local:
             from webdataset import gopen

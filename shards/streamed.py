@@ -11,6 +11,7 @@ does not hold Python's lock. Training that goes on at (epoch, step) starts to re
 from __future__ import annotations
 
 import copy
+import signal
 import threading
 import weakref
 from collections import Counter, deque
@@ -28,7 +29,7 @@ from shards import codec
 from shards.clips import Clips
 from shards.order import REDRAWN, Part
 from shards.read import Index
-from shards.stream import Tars
+from shards.stream import Opened, Tars
 from shards.training import Training
 from shards.windows import Windows
 
@@ -84,6 +85,12 @@ class StreamLoader(Training):
                 self._next = epoch + 1, 0  # reading has gone on meanwhile
             yield batch
 
+    def _close(self) -> None:
+        if self._reading is not None:
+            self._reading.stop()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
     def _made(self, reading: Reading, epoch: int, first_step: int) -> Iterator[Batch]:
         """Batches in order, made ahead by the pool."""
         jobs: deque[Future[Batch]] = deque()
@@ -137,6 +144,9 @@ class Held:
 class Reading:
     """Lanes that are read by a thread each, from one step on, then epoch after epoch, until `stop`.
 
+    Commands that the threads start do not hear SIGTERM. Clusters send it to all processes of a job, and training still needs
+    its data until it has saved.
+
     Args:
         tars: where shards are read.
         order: the windows, for the threads alone.
@@ -160,6 +170,7 @@ class Reading:
         """Bytes that a lane may hold."""
         self._error: Exception | None = None
         self._stopped = False
+        self._opened = Opened()
         for lane in lanes:
             threading.Thread(target=self._read, args=(lane, epoch, first_step), name=f"lane {lane}", daemon=True).start()
 
@@ -175,7 +186,7 @@ class Reading:
                 if self._error is not None:
                     raise self._error
                 if self._stopped:
-                    raise RuntimeError("another epoch of this loader was started meanwhile")
+                    raise RuntimeError("another epoch of this loader was started meanwhile, or it was closed")
                 self._changed.wait()
             return Held({key: self._held[epoch, key][0] for key in keys})
 
@@ -193,23 +204,25 @@ class Reading:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let threads end, and drop what is held."""
+        """Let threads end with the commands that they read, and drop what is held."""
         with self._changed:
             self._stopped = True
             self._held.clear()
             self._changed.notify_all()
+        self._opened.end()
 
     def _read(self, lane: int, epoch: int, first_step: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # what this thread starts inherits it
         try:
             while True:
                 for shard in self._plan(epoch, first_step)[lane]:
-                    for key, members in self._tars.samples(shard):
+                    for key, members in self._tars.samples(shard, self._opened):
                         if not self._keep(lane, shard, epoch, key, members):
                             return
                 epoch, first_step = epoch + 1, 0
         except Exception as error:  # it is raised where a batch is waited for
             with self._changed:
-                self._error = error
+                self._error = None if self._stopped else error  # a command that was ended gives no whole tar
                 self._changed.notify_all()
 
     def _plan(self, epoch: int, first_step: int) -> list[list[str]]:

@@ -62,15 +62,30 @@ class Training:
         self.order = Order(self.rows, run, policy, rank, ranks)
         self.steps = self.order.steps
         self._turn = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """End all that works for this loader (processes, threads, commands), whatever it waits for. It gives no batch any more.
+
+        A process that ends by an error must call this, because Python waits for threads before it ends. Any number of times.
+        """
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def _close(self) -> None:
+        raise NotImplementedError
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Any]:
         """What `batches` makes ready, on the host (host batches; resident: numbers), in order, from `first_step` on.
 
-        One iterator is served at a time: after a later call of this method an earlier iterator raises RuntimeError.
+        One iterator is served at a time: after a later call of this method an earlier iterator raises RuntimeError, and after
+        `close` all do.
         """
         if not 0 <= first_step <= self.steps:
             raise ValueError(f"first_step={first_step}: must be in 0..{self.steps}")
         self._turn += 1
+        self._require_turn(self._turn)
         return self._in_turn(epoch, first_step, self._turn)
 
     def batches(self, epoch: int, first_step: int, device: torch.device, check: Check | None = None) -> Iterator[Batch]:
@@ -95,6 +110,8 @@ class Training:
         raise NotImplementedError
 
     def _require_turn(self, turn: int) -> None:
+        if self._closed:
+            raise RuntimeError("this loader was closed")
         if turn != self._turn:
             raise RuntimeError("another epoch of this loader was started meanwhile")
 
@@ -141,6 +158,13 @@ def data_loader(data: Made, order: range | Steps, workers: int) -> DataLoader[An
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
+
+
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End the loader's processes, also where an iterator of it still stands somewhere."""
+    iterator: Any = loader._iterator
+    if iterator is not None:  # there are processes, and they have begun
+        iterator._shutdown_workers()  # torch has no other name for it
 
 
 def checked(loader: DataLoader[Any]) -> Iterator[Any]:

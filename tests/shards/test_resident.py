@@ -1,6 +1,7 @@
 """The resident loader: the batches of the indexed one, gathered from two tables."""
 
 import dataclasses
+import multiprocessing
 
 import pytest
 import torch
@@ -97,10 +98,24 @@ def test_a_training_set_that_does_not_fit_is_refused_before_it_is_decoded(tmp_pa
     said = []
     args = Store(index), split(ROWS), run_config(), True
     ResidentLoader(*args, config.MachineConfig(workers=0, resident_share=0.5), CPU, say=said.append)
-    assert said == ["d: 216 training frames of 32x16 and their audio take 0.000 GB of 0.001 GB on cpu"]
+    assert said == ["d: 216 training frames of 32x16 and their audio take 0.000 GB of the 0.001 GB that are free on cpu"]
     monkeypatch.setattr(resident, "data_loader", None)
     with pytest.raises(ConfigError, match=r"take 0\.000 GB, more than resident_share=0\.49 of the 0\.001 GB that are free on cpu; use"):
         ResidentLoader(*args, config.MachineConfig(workers=0, resident_share=0.49), CPU)
+
+
+def test_processes_of_one_machine_share_its_memory(tmp_path, monkeypatch):
+    """Four copies fit into eight times the room of one, at a share of a half; with a byte less they do not."""
+    index = pack(tmp_path, "audio", ROWS)
+    size = 18 * 12 * 32 * 16 * 3 + sum(range(2, 38)) * 3 * 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(resident, "free_memory", lambda device: 8 * size)
+    loader(index, resident_share=0.5).close()
+    monkeypatch.setattr(resident, "free_memory", lambda device: 8 * size - 1)
+    with pytest.raises(ConfigError, match=r"of the 0\.001 GB that are free on cpu for each of 4 processes; use machine\.data=indexed"):
+        loader(index, resident_share=0.5)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")  # negative control
+    loader(index, resident_share=0.5).close()
 
 
 def test_free_memory_of_this_machine():
@@ -118,6 +133,24 @@ def test_a_broken_frame_is_one_sentence(tmp_path, workers):
         loader(index, workers=workers)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("make", [loader, lambda index, workers: TrainLoader(Store(index), split(ROWS), run_config(), True, workers)])
+def test_closing_ends_the_processes_of_an_epoch_that_stands_open(tmp_path, make, workers):
+    before = set(multiprocessing.active_children())
+    opened = make(pack(tmp_path, "audio", ROWS), workers=workers)
+    unused = make(tmp_path / "index.parquet", workers=workers)
+    begun = opened.epoch(0)
+    next(begun)
+    assert len(set(multiprocessing.active_children()) - before) == workers
+    for _ in range(2):
+        opened.close()
+        unused.close()
+    assert set(multiprocessing.active_children()) <= before
+    for ask in (lambda: next(begun), lambda: opened.epoch(0), lambda: unused.epoch(0)):
+        with pytest.raises(RuntimeError, match=r"^this loader was closed$"):
+            ask()
+
+
 def test_another_device_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="lives on cpu"):
         next(loader(pack(tmp_path, "audio", ROWS)).batches(0, 0, torch.device("meta")))
@@ -133,3 +166,15 @@ def test_the_loader_that_the_machine_names(tmp_path, data, kind):
     assert type(made) is kind and made.meta["dataset"] == "d"
     expected = digests(TrainLoader(Store(index), split(ROWS), run, True, 0).batches(0, 0, CPU))
     assert digests(made.batches(0, 0, CPU)) == expected
+
+
+@pytest.mark.parametrize("data", ["indexed", "resident"])
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"urls": "/far/{shard}"}, r"urls='/far/\{shard\}'"), ({"commands": True}, "commands=true")]
+)
+def test_settings_of_a_stream_are_refused_elsewhere(tmp_path, data, settings, named):
+    index = pack(tmp_path, "audio", ROWS)
+    args = index, split(ROWS), run_config(), True
+    with pytest.raises(ConfigError, match=rf"^machine\.{named}: is for machine\.data=stream, but data is '{data}'; "):
+        train_loader(*args, config.MachineConfig(data=data, **settings), CPU)
+    train_loader(*args, config.MachineConfig(data=data, workers=0), CPU).close()  # negative control

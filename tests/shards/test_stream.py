@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.base import tables
 from pipeline.base.errors import ConfigError, ShardError
-from shards import codec
+from shards import codec, read
 from shards.read import Index, Store
 from shards.stream import Tars
 from tests.shards import making
@@ -48,6 +51,58 @@ def test_nothing_starts_a_command_unless_it_is_allowed(index, urls, tmp_path):
     with pytest.raises(ConfigError, match=r"would start a command, which only machine\.commands=true allows"):
         Tars(Index(index), urls.replace("{hit}", str(tmp_path / "hit")))
     assert not (tmp_path / "hit").exists()
+
+
+INJECTED = [
+    "$(touch hit).tar",
+    "a;touch hit;.tar",
+    "`touch hit`.tar",
+    "a b.tar",
+    "a\n.tar",
+    "-o.tar",
+    ".tar",
+    "..",
+    "../00000.tar",
+    "a/b",
+    "",
+]
+
+
+def rename(index, name):
+    """Name the first tar anew, as whoever made the INDEX might."""
+    rows = tables.read(index, tables.INDEX).to_pylist()
+    for row in rows:
+        row["shard"] = name if row["shard"] == "00000.tar" else row["shard"]
+    meta = {field: value for field, value in tables.read_meta(index).items() if field not in ("schema", "version")}
+    tables.write_rows(index, rows, tables.INDEX, meta)
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_an_index_cannot_make_a_name_into_a_command(index, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rename(index, name)
+    with pytest.raises(ShardError, match="shard " + re.escape(repr(name)) + " is no file name of ") as caught:
+        stream(index, name, urls=f"pipe:cat {index.parent}/{{shard}}", commands=True)
+    assert "\n" not in str(caught.value) and not Path("hit").exists()
+
+
+@pytest.mark.parametrize("name", INJECTED[:4])
+def test_names_are_quoted_for_the_shell_as_well(index, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(read, "NAME", re.compile("(?s:.*)"))
+    expected = stream(index)
+    Path("00000.tar").rename(name)
+    rename(index, name)
+    found = stream(index, name, "00001.tar", urls=f"pipe:cat {index.parent}/{{shard}}", commands=True)
+    assert found == expected and not Path("hit").exists()
+
+
+def test_an_ordinary_name_is_taken(index, tmp_path):
+    expected = stream(index)
+    (tmp_path / "00000.tar").rename(tmp_path / "_Mars-v1.2.tar")
+    rename(index, "_Mars-v1.2.tar")
+    found = stream(index, "_Mars-v1.2.tar", "00001.tar", urls=f"pipe:cat {index.parent}/{{shard}}", commands=True)
+    assert found == expected
 
 
 def test_a_command_that_is_allowed_gives_the_same_samples(index):

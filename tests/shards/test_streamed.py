@@ -1,8 +1,13 @@
 """The stream loader: the batches of the indexed one, from tars read in order, in bounded memory, from any step on."""
 
+import contextlib
 import dataclasses
 import gc
 import itertools
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -67,7 +72,7 @@ def test_without_sound(index):
 def spy(loader):
     """Shards in the order in which this loader opens them."""
     opened, real = [], loader._tars.samples
-    loader._tars.samples = lambda shard: opened.append(shard) or real(shard)
+    loader._tars.samples = lambda shard, *more: opened.append(shard) or real(shard, *more)
     return opened
 
 
@@ -136,6 +141,128 @@ def test_threads_end_with_the_loader(index):
     for thread in mine:
         thread.join(5)
     assert not any(thread.is_alive() for thread in mine)
+
+
+STALLED = "pipe:echo $$ >> {folder}/pids; sleep 600; cat {folder}/{shard}"
+"""The shell's number is that of its process group."""
+
+
+def groups_end(pids):
+    """Whether all process groups that a stalled stream has noted are gone within 5 seconds."""
+
+    def lives(group):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    groups = [int(line) for line in pids.read_text().split()]
+    until = time.monotonic() + 5
+    while any(map(lives, groups)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return len(groups), not any(map(lives, groups))
+
+
+@pytest.fixture
+def stalled(tmp_path):
+    """(index, urls, pids): a server that says nothing; two lanes wait for it."""
+    index = pack(tmp_path, "audio", ROWS, shards=8)
+    yield index, STALLED.replace("{folder}", str(tmp_path)), tmp_path / "pids"
+    for line in (tmp_path / "pids").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(line), signal.SIGKILL)
+
+
+def begun(pids):
+    """Wait until both lanes have started their command."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (pids.exists() and len(pids.read_text().split()) == 2):
+        time.sleep(0.02)
+
+
+def ask(loader):
+    """Wait for a batch in another thread."""
+
+    def first():
+        with contextlib.suppress(RuntimeError):  # closed
+            next(loader.epoch(0))
+
+    threading.Thread(target=first, daemon=True).start()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_closing_ends_commands_and_threads_that_wait(stalled, workers):
+    index, urls, pids = stalled
+    before = set(threading.enumerate())
+    loader = streamed(index, workers=workers, urls=urls, commands=True)
+    ask(loader)
+    begun(pids)
+    loader.close()
+    mine = set(threading.enumerate()) - before
+    for thread in mine:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in mine)
+    assert groups_end(pids) == (2, True)
+    loader.close()
+    with pytest.raises(RuntimeError, match=r"^this loader was closed$"):
+        loader.epoch(0)
+
+
+FAILS = """
+import sys
+from pathlib import Path
+from tests.shards import test_streamed as t
+loader = t.streamed(Path(sys.argv[1]), workers=2, urls=sys.argv[2], commands=True)
+t.ask(loader)
+t.begun(Path(sys.argv[1]).parent / "pids")
+if sys.argv[3] == "close":
+    loader.close()
+raise SystemExit("training failed")
+"""
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_process_that_fails_ends_although_its_stream_stalls(stalled, repository, closes):
+    index, urls, pids = stalled
+    command = [sys.executable, "-c", FAILS, str(index), urls, "close" if closes else "leave"]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
+        begun(pids)
+        try:
+            _, said = process.communicate(timeout=20 if closes else 4)
+        except subprocess.TimeoutExpired:  # negative control: threads wait for the server
+            process.kill()
+            assert not closes
+            return
+    assert closes and process.returncode == 1 and "training failed" in said
+    assert groups_end(pids) == (2, True)
+
+
+TOLD = """
+import signal, sys
+from pathlib import Path
+from tests.shards import test_streamed as t
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+if sys.argv[3] == "open":
+    signal.pthread_sigmask = lambda *_: None
+loader = t.streamed(Path(sys.argv[1]), workers=2, urls=sys.argv[2], commands=True)
+batches = [t.clips(batch) for batch in loader.batches(0, 0, t.CPU)]
+assert heard and batches == [t.clips(batch) for batch in t.indexed(Path(sys.argv[1])).batches(0, 0, t.CPU)]
+loader.close()
+"""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_sigterm_to_all_processes_does_not_end_the_stream(index, repository, kept):
+    """Each command has SIGTERM sent to itself, all that it starts, and the training."""
+    urls = f"pipe:cat {index.parent}/{{shard}} | (kill -TERM 0 $PPID; cat)"
+    command = [sys.executable, "-c", TOLD, str(index), urls, "blocked" if kept else "open"]
+    done = subprocess.run(command, cwd=repository, stderr=subprocess.PIPE, text=True, timeout=120, start_new_session=True)
+    if kept:
+        assert done.returncode == 0, done.stderr
+    else:  # negative control
+        assert "ShardError: shard " in done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, 2])
