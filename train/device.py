@@ -9,10 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+
+PATIENCE = timedelta(hours=12)
+"""How long a rank waits in a collective. Long, because rank 0 alone looks at held-out identities, saves and draws while the others
+wait in the next one; torch's own 10 minutes (NCCL) would end a training whose look takes longer. A rank that died is noticed at
+once all the same: by its closed connections, and by whoever started it."""
 
 
 def be_deterministic() -> None:
@@ -48,19 +54,29 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return contextlib.nullcontext()
 
 
+def cpu_threads(asked: int) -> int:
+    """CPU threads of this process: as many as asked for; for 0 its share of those that it and the other ranks of its node may use.
+
+    torchrun says in LOCAL_WORLD_SIZE how many ranks share the node.
+    """
+    return asked or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes of this training, if torchrun started several: NCCL between GPUs, gloo between CPUs."""
+    """Join the other processes of this training, if torchrun started several: NCCL between GPUs, gloo between CPUs.
+
+    The group is taken down only where all went well. After an error it stays, and ends with the process: NCCL's shutdown waits for
+    collectives that the other ranks will never join.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    yield
+    dist.destroy_process_group()
 
 
 def collective_device() -> torch.device:

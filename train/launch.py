@@ -16,10 +16,12 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 import uuid
 from collections.abc import Mapping
@@ -40,6 +42,10 @@ ENDPOINT, RUN = "PET_RDZV_ENDPOINT", "PET_RDZV_ID"
 """torchrun's own variables for --rdzv-endpoint (host:port where the nodes meet) and --rdzv-id."""
 FIRST_PORT, PORTS = 10000, 20000
 """Ports that are derived from a job's number: below those that Linux gives to outgoing connections (from 32768)."""
+SAVED = 128 + signal.SIGTERM
+"""Exit status of a rank that was told to end, and has saved."""
+GONE = re.compile(r"\[\S*gloo/transport|ncclRemoteError|remote process exited|communicator was aborted")
+"""What gloo and NCCL say in a rank of which another rank has gone; their errors have no type of their own."""
 LAST_NODE_SECONDS = 120
 """Slurm ends what still runs so long after the first node's part has ended."""
 
@@ -67,8 +73,14 @@ def main(argv: list[str] | None = None) -> None:
 # --- one rank ---------------------------------------------------------------------------------------------------------
 
 
+class PartnerGoneError(Exception):
+    """A rank's own part went well, but another rank ended, or cannot be reached."""
+
+
 def run_rank(argv: list[str]) -> NoReturn:
     """`train.fit` as one of several processes. A UserError is handed to the process that started it, which says it once.
+
+    So is the end of another rank, in which a collective of this one fails: its traceback would bury what the other says.
 
     Ends without Python's clearing away, in which a gloo group that has just been used can wait for its own thread for ever (it is
     destroyed with DistributedDataParallel under Python's lock, which that thread wants).
@@ -84,10 +96,19 @@ def run_rank(argv: list[str]) -> NoReturn:
         leave(cli.USER_ERROR)
     except SystemExit as ended:
         leave(ended.code if isinstance(ended.code, int) else 1)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if is_gone(error):
+            get_error_handler().record_exception(PartnerGoneError(str(error).partition("\n")[0]))
+        else:
+            traceback.print_exc()
         leave(1)
     leave(0)
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error says that another rank has gone, not that something is wrong in this one."""
+    lost = (torch.distributed.DistNetworkError, torch.distributed.DistStoreError)
+    return isinstance(error, lost) or (isinstance(error, RuntimeError) and GONE.search(str(error)) is not None)
 
 
 def leave(status: int) -> NoReturn:
@@ -113,7 +134,7 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
     Raises:
         TrainError: there are fewer GPUs than ranks, or the nodes do not find each other.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -121,6 +142,7 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
     check_gpus(machine.ranks)
     each = max(1, (threads or len(os.sched_getaffinity(0))) // machine.ranks)
     os.environ["OMP_NUM_THREADS"] = str(each)
+    folder = tempfile.TemporaryDirectory(prefix="dubtrack_")  # for what ranks say when they fail; torchrun's own would stay
     alone = machine.nodes == 1
     config = LaunchConfig(
         min_nodes=machine.nodes,
@@ -130,13 +152,15 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
         rdzv_endpoint="127.0.0.1:0" if alone else os.environ[ENDPOINT],
         run_id=str(uuid.uuid4()) if alone else os.environ.get(RUN, "dubtrack"),
         local_addr="127.0.0.1" if alone else None,
+        logs_specs=DefaultLogsSpecs(log_dir=folder.name),
         max_restarts=0,  # a training that failed goes on from its checkpoint when it is started again, by whoever started it
         signals_to_handle="SIGINT,SIGHUP,SIGQUIT",  # SIGTERM: see `pass_on`
     )
     logging.disable(logging.CRITICAL)  # the launcher's reports, of which `explain` says what matters
     signal.signal(signal.SIGTERM, pass_on)
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", module, *argv, f"--threads={each}")
+        with folder:
+            elastic_launch(config, sys.executable)("-u", "-m", module, *argv, f"--threads={each}")
     except SignalException as error:
         return 128 + error.sigval
     except ChildFailedError as error:
@@ -195,15 +219,37 @@ def explain(failures: Mapping[int, Any]) -> tuple[int, str]:
         failures: rank -> torchrun's ProcessFailure. One failure ends the other ranks, which are then listed, too.
     """
 
-    def sentence(failure: Any) -> str:
+    def said(failure: Any) -> tuple[str, str]:
+        """Type and text of the error that a rank has handed over; '' where it has not."""
         left = failure.error_file_data.get("message")
-        return left["message"].partition(": ")[2] if isinstance(left, dict) else ""
+        kind, _, text = left["message"].partition(": ") if isinstance(left, dict) else ("", "", "")
+        return kind, text
 
-    rank, first = min(failures.items(), key=lambda item: (not sentence(item[1]), item[1].timestamp, item[0]))
-    if sentence(first):
-        return cli.USER_ERROR, f"error: {sentence(first)}"
-    if first.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        return 128 + signal.SIGTERM, ""
+    def order(item: tuple[int, Any]) -> tuple[int, float, int]:
+        """A sentence first, then what a rank died of by itself, then what befell it."""
+        rank, failure = item
+        if gone(failure):
+            likely = 3
+        elif said(failure)[1]:
+            likely = 0
+        else:
+            likely = {SAVED: 2, -signal.SIGTERM: 4}.get(failure.exitcode, 1)  # torchrun ends ranks by SIGTERM when one has failed
+        return likely, failure.timestamp, rank
+
+    def gone(failure: Any) -> bool:
+        return said(failure)[0] == PartnerGoneError.__name__
+
+    rank, first = min(failures.items(), key=order)
+    text = said(first)[1]
+    if gone(first):
+        return first.exitcode, (
+            f"error: rank {rank} lost the other ranks ({text}), of which none here said why; look at the other nodes' logs and the network; "
+            "the same command goes on from the last checkpoint"
+        )
+    if text:
+        return cli.USER_ERROR, f"error: {text}"
+    if first.exitcode in (-signal.SIGTERM, SAVED):
+        return SAVED, ""
     if first.exitcode < 0:
         name = signal.Signals(-first.exitcode).name
         why = " (often: no memory left)" if name == "SIGKILL" else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -40,8 +41,26 @@ if what == "fail" and rank == 1:
     sys.exit(3)
 if what in ("fail", "wait"):
     time.sleep(60)
+if what in ("sentence", "vanish", "bug"):
+    import torch
+    from pipeline.base.errors import ShardError
+    from train import fit, launch
+    from train.device import process_group
+    def training(_):
+        with process_group(torch.device("cpu")):
+            for step in range(8):
+                if step == 5 and rank == 1:
+                    if what == "sentence":
+                        raise ShardError("0.tar: a broken JPEG; pack it again")
+                    if what == "vanish":
+                        os._exit(0)
+                torch.distributed.all_reduce(torch.zeros(2 if what == "bug" and step == 5 else 1, 1000))
+                if what == "bug" and step == 5:
+                    raise RuntimeError("a bug")
+    fit.main = training
+    launch.run_rank(rest)
 """
-"""A training without its costs: says what it was given, waits, is told to stop, fails."""
+"""A training without its costs: says what it was given, waits, is told to stop, fails, loses its partner in the sixth step."""
 
 
 def started(folder: Path, what: str, machine: MachineConfig, *more: str, **environment: str) -> subprocess.Popen[str]:
@@ -93,6 +112,56 @@ def test_the_status_of_a_rank_comes_through_and_the_others_end(tmp_path):
     assert said == "error: rank 1 ended with status 3; what it said stands above\n"
 
 
+@pytest.mark.parametrize(
+    ("what", "status", "line"),
+    [
+        ("sentence", 2, r"error: 0\.tar: a broken JPEG; pack it again"),
+        (
+            "vanish",
+            1,
+            r"error: rank 0 lost the other ranks \(\[.*gloo/transport.*\), of which none here said why; .* from the last checkpoint",
+        ),
+    ],
+)
+def test_a_rank_that_lost_its_partner_does_not_bury_what_that_says(what, status, line, tmp_path):
+    """Nor is it silent, where the partner went without a word."""
+    done = started(tmp_path, what, MachineConfig(ranks=2))
+    said, _ = done.communicate(timeout=60)
+    assert re.fullmatch(line + "\n", said), said
+    assert done.returncode == status
+
+
+@pytest.mark.slow
+def test_a_bug_keeps_its_traceback(tmp_path):
+    done = started(tmp_path, "bug", MachineConfig(ranks=2))
+    said, _ = done.communicate(timeout=60)
+    assert "Traceback" in said and "RuntimeError: a bug" in said and done.returncode == 1
+    assert re.search(r"^error: rank \d ended with status 1; what it said stands above$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:31981"), True),
+        (torch.distributed.DistBackendError("NCCL error ...: remote process exited or there was a network error"), True),
+        (torch.distributed.DistNetworkError("Connection reset by peer"), True),
+        (RuntimeError("[enforce fail at /pytorch/gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 8 vs 4"), False),
+        (torch.distributed.DistBackendError("NCCL error ...: invalid usage"), False),
+        (RuntimeError("shapes do not fit"), False),
+        (OSError("Connection reset by peer"), False),
+    ],
+)
+def test_what_says_that_a_partner_has_gone(error, gone):
+    assert launch.is_gone(error) == gone
+
+
+@pytest.mark.parametrize("what", ["end", "fail"])
+def test_a_launch_leaves_nothing_behind(what, tmp_path):
+    (tmp_path / "tmp").mkdir()
+    started(tmp_path, what, MachineConfig(ranks=2), TMPDIR=str(tmp_path / "tmp")).communicate(timeout=60)
+    assert len(noted(tmp_path, "rank")) == 2 and list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_nodes_meet_where_torchruns_own_variables_say(tmp_path):
     """Two nodes, both of them this one."""
     with socket.socket() as free:
@@ -103,9 +172,16 @@ def test_nodes_meet_where_torchruns_own_variables_say(tmp_path):
     assert {rank: given[1:] for rank, given in noted(tmp_path, "rank").items()} == {0: ["2", "4"], 1: ["2", "4"]}  # type: ignore[index]
 
 
-def failure(exitcode: int, message: str = "", timestamp: int = 0) -> SimpleNamespace:
-    left = {"message": f"TrainError: {message}"} if message else "<NONE>"
+def failure(exitcode: int, message: str = "", timestamp: int = 0, kind: str = "TrainError") -> SimpleNamespace:
+    left = {"message": f"{kind}: {message}"} if message else "<NONE>"
     return SimpleNamespace(exitcode=exitcode, timestamp=timestamp, error_file_data={"message": left})
+
+
+GONE = failure(1, "closed by peer", 1, "PartnerGoneError")
+LOST = (
+    "error: rank 0 lost the other ranks (closed by peer), of which none here said why; look at the other nodes' logs and the network; "
+    "the same command goes on from the last checkpoint"
+)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +190,11 @@ def failure(exitcode: int, message: str = "", timestamp: int = 0) -> SimpleNames
         ({0: failure(2, "a: no"), 1: failure(2, "a: no")}, 2, "error: a: no"),
         ({0: failure(1, timestamp=1), 1: failure(2, "NaN: lower lr", 2)}, 2, "error: NaN: lower lr"),  # rank 0 lost its partner
         ({0: failure(-15, timestamp=5), 1: failure(3, timestamp=4)}, 3, "error: rank 1 ended with status 3; what it said stands above"),
+        ({0: GONE, 1: failure(2, "NaN: lower lr", 2)}, 2, "error: NaN: lower lr"),
+        ({0: GONE, 1: failure(3, timestamp=2)}, 3, "error: rank 1 ended with status 3; what it said stands above"),
+        ({0: GONE, 1: failure(-15, timestamp=2)}, 1, LOST),  # it was ended because of rank 0
+        ({0: GONE, 1: failure(143, timestamp=2)}, 143, ""),  # it had been told to end, and had
+        ({0: GONE}, 1, LOST),  # its partner is on another node
         ({0: failure(143)}, 143, ""),
         ({0: failure(-15)}, 143, ""),
         (
@@ -249,6 +330,23 @@ def test_what_a_user_can_mend_is_said_once(tmp_path):
         assert done.returncode == 2, done.stdout
         assert [line for line in done.stdout.splitlines() if line.startswith("error")] == [sentence]
         assert "Traceback" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_broken_frame_of_one_rank_is_said_once(tmp_path):
+    """The other rank waits for its gradients meanwhile, and loses its partner."""
+    index, split = pack(tmp_path)
+    tar = index.with_suffix(".tar")
+    packed = tar.read_bytes()
+    frames = [found.start() for found in re.finditer(rb"\xff\xd8\xff\xe0", packed)][-3:]  # those of the last tracklet
+    for at in frames:
+        packed = packed[:at] + bytes(4) + packed[at + 4 :]
+    tar.write_bytes(packed)
+    done = run(command_of(tmp_path / "run", index, split, ranks=2))
+    assert done.returncode == 2, done.stdout
+    (said,) = (line for line in done.stdout.splitlines() if "0002C1" in line or line.startswith("error"))
+    assert said.startswith("error: ") and "0002C1" in said
+    assert "Traceback" not in done.stdout and "gloo" not in done.stdout, done.stdout
 
 
 @pytest.mark.slow
