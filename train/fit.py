@@ -37,7 +37,7 @@ from shards.loader import train_loader
 from shards.read import Store
 from train.board import open_board
 from train.checkpoint import Checkpoints
-from train.device import be_deterministic, be_fast, choose_device, process_group
+from train.device import be_deterministic, be_fast, choose_device, cpu_threads, process_group
 from train.log import write_records
 from train.progress import say
 from train.stop import Stop
@@ -297,15 +297,15 @@ def main(argv: list[str] | None = None) -> None:
             f"machine.ranks={run.settings.machine.ranks}, nodes={run.settings.machine.nodes}: train.fit is one process; start it with "
             "python -m train.launch and the same arguments, or with torchrun"
         )
-    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cpu_threads(args.threads))
     (be_deterministic if run.settings.deterministic else be_fast)()
     device = choose_device()
-    with process_group(device):
-        fit(run, args, device, stop)
+    with process_group(device), contextlib.ExitStack() as closing:
+        fit(run, args, device, stop, closing)
 
 
-def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: Stop) -> None:
-    """Train the stage and write what it leaves."""
+def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: Stop, closing: contextlib.ExitStack) -> None:
+    """Train the stage and write what it leaves; what has to be closed, however it ends, is given to `closing`."""
     given = Given(args.teacher, args.start, args.pretrained)
     check_given(run, given)
     table, about = tables.read(args.index, tables.INDEX), tables.read_meta(args.index)
@@ -314,6 +314,7 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     held_out, least = run.settings.validation.identities, run.settings.sampler.identities
     split, held = hold_out(tables.read(args.split, tables.SPLIT), table, held_out, run.seed, least)
     loader = train_loader(args.index, split, run, listens(run), run.settings.machine, device, rank(), ranks(), say)
+    closing.callback(loader.close)
     facts = Facts(loader.classes, about["cameras"], about["companion"])
     task = make_task(run, facts, given, device)
     digests = {name: digest_file(path) if path else "" for name, path in asdict(given).items()}
@@ -328,12 +329,11 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     metrics = args.out / "metrics.jsonl"
     selection = make_selection(run, args.index, facts, held, task.model, device)
     training = Training(task, loader, run, device=device, metrics=metrics, checkpoints=checkpoints, selection=selection, stop=stop)
-    with contextlib.ExitStack() as closing:
-        if args.board:
-            training.board = open_board(run.settings.machine.tensorboard, args.board, training.number)
-            if training.board:
-                closing.callback(training.board.close)
-        trained = training.train()
+    if args.board:
+        training.board = open_board(run.settings.machine.tensorboard, args.board, training.number)
+        if training.board:
+            closing.callback(training.board.close)
+    trained = training.train()
     if trained.kept["remark"]:
         say(f"{run.stage}: {trained.kept['remark']}")
     if rank() == 0:
