@@ -73,6 +73,18 @@ def test_a_weight_file_that_is_not_there_is_never_taken_for_done(tmp_path):
         assert done.returncode == 0 and option in done.stdout, done.stdout
 
 
+def test_a_fixed_number_of_threads_stays_the_same_whatever_the_number_of_cores(tmp_path):
+    """It decides the last bits of sums; without one the job's CPUs are taken."""
+    for setting, given in (
+        ("threads: 2", {"train.launch": "2", "evaluate.embed": "2"}),
+        ("threads: 2, machine: {ranks: 2}", {"train.launch": "4", "evaluate.embed": "2"}),
+        ("threads: 0", {"train.launch": "1", "evaluate.embed": "1"}),
+    ):
+        words = ["--dry-run", "--printshellcmds", "--config", f"methods={{dubbernet_demo: {{{setting}}}}}", "--", "evaluate_student_demo"]
+        done = snakemake(tmp_path, *words, cores=1)
+        assert dict(re.findall(r"python -m (train\.launch|evaluate\.embed) .* --threads (\d+) ", done.stdout)) == given, done.stdout
+
+
 def test_ten_splits_are_ten_trainings_on_one_set_of_shards(tmp_path):
     (tmp_path / "prid").mkdir()
     (tmp_path / "voices").mkdir()

@@ -297,6 +297,17 @@ def threads_of(wildcards):
     return each * machine_of(wildcards).ranks
 
 
+def torch_threads(wildcards, threads, ranks=1):
+    """CPU threads of torch: as many as the method says, if it does, even where `--cores` gives the job fewer: their number decides
+    the last bits of sums. Else all of the job's.
+
+    Args:
+        threads: CPUs of the job. It makes this no reason to run again in Snakemake's eyes (see `fit`).
+        ranks: how many share them.
+    """
+    return SETTINGS.methods[wildcards.method].threads * ranks or threads
+
+
 def on_nodes(wildcards, value):
     """A resource that only a training on several nodes has; None: it has none of that name."""
     return value if machine_of(wildcards).nodes > 1 else None

@@ -79,6 +79,9 @@ rule fit:
         # a function of `threads`, too, is no reason to run again in Snakemake's eyes (tests/workflow/test_rerun.py): what is
         # wanted here, and the only way; even an `ancient` file trains again once it was deleted
         machine=lambda wildcards, threads: section(machine_of(wildcards)),
+        threads=lambda wildcards, threads: torch_threads(
+            wildcards, threads, machine_of(wildcards).ranks
+        ),
         code=source_digest(
             "train",
             "model",
@@ -91,5 +94,5 @@ rule fit:
     shell:
         "printf '%s\n' {params.machine:q} > {params.folder}/machine.json;"
         " python -m train.launch {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
-        " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --board {params.board} --threads {threads} 2>&1"
+        " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --board {params.board} --threads {params.threads} 2>&1"
         " | (trap '' TERM; tee {log})"
