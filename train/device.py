@@ -17,17 +17,21 @@ import torch.distributed as dist
 
 PATIENCE = timedelta(hours=12)
 """How long a rank waits in a collective. Long, because rank 0 alone looks at held-out identities, saves and draws while the others
-wait in the next one; torch's own 10 minutes (NCCL) would end a training whose look takes longer. A rank that died is noticed at
+wait in the next one; torch's own 10 minutes (NCCL) would end a training whose look takes longer. A rank that ended is noticed at
 once all the same: by its closed connections, and by whoever started it."""
 
 
 def be_deterministic() -> None:
-    """Ask torch for the same bits every time, and for float32 where float32 is said. What has no such kernel only warns.
+    """Ask torch for the same bits every time, and for float32 where float32 is said.
+
+    On a CPU what has no such kernel only warns. On a GPU it is an error: torch computes the gradients of its fast attention kernels
+    in a fixed order only where errors are asked for. No step of ours uses an operation that torch lists as having no such kernel
+    (tests/train/test_device.py). Nobody has measured what this gives on a GPU; `make bench-gpu` does.
 
     Call before the first use of a CUDA device: cuBLAS reads its variable once.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=not torch.cuda.is_available())
     cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # its default is True, also where matrix products are told to be exact

@@ -4,7 +4,7 @@ In:      config.json (RunConfig), INDEX with its tars, SPLIT, and the weights th
          the stage it starts from, or a pretrained ViT.
 Out:     model.safetensors (the network alone) and metrics.jsonl in one folder. Resumes by itself from --checkpoints when
          that folder holds a checkpoint of the same settings, data and weights; the folder goes when all went well.
-Equal inputs give equal weights to the bit on a CPU with one number of threads; on a GPU attention may differ in the last bits.
+Equal inputs give equal weights to the bit on a CPU with one number of threads; on a GPU nobody has measured it (docs/training.md).
 Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch is what is kept: nothing here sees a test set.
 """
 
