@@ -47,6 +47,7 @@ def commands():
     return sorted(line for line in found if "slurm" not in line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
 def test_every_snakemake_command_plans(command, repository, tmp_path):
     (tmp_path / "mine.yaml").write_text("roots: {mars: /data/MARS, common_voice: /data/cv}\n")

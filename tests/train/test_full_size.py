@@ -28,6 +28,7 @@ from pipeline.resolve_config import Sections, resolve
 from shards import pack_shard
 from train import fit
 from train.tasks import Task
+from train.trainer import Training
 
 pytestmark = pytest.mark.slow
 
@@ -164,13 +165,13 @@ def train(folder: Path, data: Data, stage: str, *more: str) -> Made:
     write_json(folder / "config.json", plain(run))
     beside: dict[str, nn.Module] = {}
 
-    def watched(task: Task, *args: Any, **settings: Any) -> list[dict[str, Any]]:
-        beside.update((name, getattr(task, name)) for name in ("teacher", "masks") if hasattr(task, name))
-        return real(task, *args, **settings)
+    class Watched(Training):
+        def __init__(self, task: Task, *args: Any, **settings: Any) -> None:
+            super().__init__(task, *args, **settings)
+            beside.update((name, getattr(task, name)) for name in ("teacher", "masks") if hasattr(task, name))
 
     with pytest.MonkeyPatch.context() as patch:
-        real = fit.train
-        patch.setattr(fit, "train", watched)
+        patch.setattr(fit, "Training", Watched)
         patch.setattr(fit, "choose_device", lambda: torch.device("cpu"))
         fit.main(
             [str(folder), f"--config={folder / 'config.json'}", f"--index={data.index}", f"--split={data.split}", "--threads=2", *more]

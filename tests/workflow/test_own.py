@@ -23,7 +23,7 @@ methods:
     clip: {{frames: 2}}
     sampler: {{identities: 2, tracklets: 2}}
     augment: {{pad: 2}}
-    machine: {workers: 0}
+    machine: {{workers: 0}}
     threads: 1
     stages: {{student: {{epochs: 1}}}}
   dubbernet_own:
