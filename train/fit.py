@@ -3,9 +3,10 @@
 In:      config.json (RunConfig), INDEX with its tars, SPLIT, and the weights that the stage builds on: its teacher's, those of
          the stage it starts from, or a pretrained ViT.
 Out:     model.safetensors (the network alone) and metrics.jsonl in one folder. Resumes by itself from --checkpoints when
-         that folder holds a checkpoint of the same settings, data and weights; the folder goes when all went well.
+         that folder holds a checkpoint of the same settings, data and weights; when all went well, what was made is linked there.
 Equal inputs give equal weights to the bit on a CPU with one number of threads; on a GPU nobody has measured it (docs/training.md).
-Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch is what is kept: nothing here sees a test set.
+Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch is kept, or the best on training identities that
+         are held out: nothing here sees a test set.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from train.optim import make_optimiser, set_learning_rate
 from train.progress import Progress, say
 from train.stop import Stop
 from train.tasks import Task
-from train.validate import Selection
+from train.validate import Selection, in_words
 
 
 class Loader(Protocol):
@@ -158,6 +158,8 @@ class Training:
         record = {"epoch": epoch, "step": epoch * self.loader.steps, "lr": rate, **self._epoch(progress)}
         if rank() == 0:
             record |= self.selection.after(epoch, self.network)
+        if "validation" in record:
+            say(f"{self.run.stage} {epoch}/{epochs}  {in_words(record['validation'])}")
         self.records.append(record)
         if self.board:
             self.board.scalars(record["step"], scalars_of(record))

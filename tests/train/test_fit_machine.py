@@ -77,7 +77,7 @@ def test_a_stream_from_elsewhere(data, indexed, tmp_path):
     assert digest_file(trained(tmp_path / "allowed", apart, "teacher", machine=machine)) == digest_file(indexed)
 
 
-def test_the_best_of_the_looks_is_kept(data, tmp_path):
+def test_the_best_of_the_looks_is_kept(data, tmp_path, capsys):
     """Its mAP is the highest, the weights say so, and both stages hold out the same identities."""
     method = {"validation": {"identities": 2, "epochs": 1, "keep": "best"}, "stages": {"visual": {"epochs": 6}}}
     made = trained(tmp_path / "out", data, "visual", **method)
@@ -85,6 +85,7 @@ def test_the_best_of_the_looks_is_kept(data, tmp_path):
     looks = [record["validation"]["mAP"] for record in records]
     kept = weights.read_meta(made)["kept"]
     assert len(looks) == 6 and kept == last["kept"]
+    assert f"visual 6/6  2 held-out identities: mAP {looks[-1]:.1%}, rank-1" in capsys.readouterr().err
     assert (kept["keep"], kept["epoch"], kept["mAP"]) == ("best", looks.index(max(looks)) + 1, max(looks))
     assert weights.read_meta(made)["classes"] == 2  # of 4 identities
     assert load_file(made)["head.classifier.weight"].shape == (2, 16)
