@@ -1,7 +1,6 @@
 """The step `train.fit` on a packed store: all stages, resume after a real SIGKILL, and what it refuses."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ from pipeline.base.config import RunConfig
 from pipeline.base.errors import ConfigError, TrainError
 from pipeline.base.files import digest_file, write_json
 from pipeline.base.seeds import rng
+from tests.train.processes import started
 from tests.train.tiny import pack, run_config
 from train import fit
 
@@ -174,10 +174,8 @@ def test_a_teacher_of_frozen_tokens_and_a_probe_of_them(tmp_path):
 
 
 def process(folder: Path, data: Data, run: RunConfig, *more: str) -> BaseProcess:
-    """`fit` in a process of its own (forked, because importing torch anew takes longer than all trainings here)."""
-    running = multiprocessing.get_context("fork").Process(target=fit.main, args=(arguments(folder, data, run, *more),))
-    running.start()
-    return running
+    """`fit` in a process of its own."""
+    return started(fit.main, arguments(folder, data, run, *more))
 
 
 def wait_for(store: Path, batches: int, running: BaseProcess) -> None:

@@ -1,7 +1,6 @@
 """Promise R6: a training that is killed at any step goes on to the same bytes; SIGTERM saves first; averages and accumulation."""
 
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ from model import weights
 from model.registry import make
 from pipeline.base.files import digest_file
 from pipeline.base.seeds import rng
+from tests.train.processes import started
 from tests.train.tiny import CAMERAS, CLASSES, BatchLoader, network, run_config
 from train.checkpoint import Checkpoints, Place
 from train.progress import Progress
@@ -47,25 +47,25 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def train_until(folder: Path, at: Place, every: int, sent: signal.Signals) -> None:
+    """Train, and send this process a signal right behind its step `at`."""
+    torch.set_num_threads(1)
+    stop = Stop().listen()
+    going = training(folder, every, stop)
+    pause = going._pause
+
+    def hit(before: int, progress: Progress) -> None:
+        if going.place == at:
+            os.kill(os.getpid(), sent)
+        pause(before, progress)
+
+    going._pause = hit
+    going.train()
+
+
 def killed(folder: Path, at: Place, every: int, sent: signal.Signals) -> int:
     """Exit status of a process that gets a signal right behind its step `at`."""
-
-    def run() -> None:
-        torch.set_num_threads(1)
-        stop = Stop().listen()
-        going = training(folder, every, stop)
-        pause = going._pause
-
-        def hit(before: int, progress: Progress) -> None:
-            if going.place == at:
-                os.kill(os.getpid(), sent)
-            pause(before, progress)
-
-        going._pause = hit
-        going.train()
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
+    process = started(train_until, folder, at, every, sent, errors=folder / "stderr.txt")
     process.join(60)
     assert process.exitcode is not None
     return process.exitcode
@@ -106,7 +106,10 @@ def test_sigterm_saves_first(tmp_path, whole, capfd):
     """No checkpoint was due: the one that SIGTERM asks for is there, and nothing is trained twice."""
     assert killed(tmp_path, Place(2, 4), 0, signal.SIGTERM) == 128 + signal.SIGTERM
     assert [path.name for path in (tmp_path / "ckpt").iterdir()] == [f"at-{STEPS + 4:012d}-key"]
-    assert "student: terminated from outside (SIGTERM), saved at epoch 2, step 4; the same command goes on" in capfd.readouterr().err
+    assert (
+        "student: terminated from outside (SIGTERM), saved at epoch 2, step 4; the same command goes on"
+        in (tmp_path / "stderr.txt").read_text()
+    )
     going = training(tmp_path)
     assert going.place == Place(2, 4) and f"resumed in epoch 2 of {EPOCHS}, after step 4 of {STEPS}" in capfd.readouterr().err
     assert (finish(tmp_path), losses(tmp_path)) == whole
