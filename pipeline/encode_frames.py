@@ -1,29 +1,37 @@
 """Turn the frames of one shard into JPEGs of the stored size.
 
-In:      TRACKLETS, PLAN, the pictures below the data set's root.   Out: FRAMES and QUARANTINE of the shard.
+In:      TRACKLETS, PLAN, the pictures below the data set's root.   Out: a stream (JPEG files one after another, tracklet
+         after tracklet: players open it), QUARANTINE, and FRAMES, which says where each tracklet lies in the stream. FRAMES
+         is written last: it exists = the shard is done. Never more than a few tracklets are in memory.
 Source:  layout.md section 9; promise R4: a broken picture is never passed over in silence. `broken: stop` ends the step
          after the whole shard was scanned; `broken: drop` leaves broken frames out and lists them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.base import build, cli, tables
+from pipeline.base import build, cli, files, tables
+from pipeline.base.blocks import BlockWriter
 from pipeline.base.config import FramesConfig
 from pipeline.base.errors import MediaError, SourceError, UserError
 from pipeline.features import frames
 
 LISTED = 10
 """Broken frames that an error spells out; the rest is counted."""
+_PIECE = 1 << 16
+"""Bytes that one call reads: more than a frame has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,8 @@ class Encoded:
     """One tracklet."""
 
     row: dict[str, Any]
-    """Of FRAMES."""
+    """Of FRAMES, without `offset`."""
+    jpegs: list[bytes]
     broken: list[dict[str, str]]
     """Rows of QUARANTINE."""
     missing: list[str]
@@ -40,16 +49,17 @@ class Encoded:
 
 def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesConfig) -> Encoded:
     """All frames of one tracklet; broken and missing ones are listed, not raised."""
-    good: list[bytes] = []
+    jpegs: list[bytes] = []
     kept: list[int] = []
     made = 0
     broken, missing = [], []
+    digest = hashlib.sha256()
+    below = f"{root}/"  # strings, because a Path for each frame takes as long as reading it
     for index, path in enumerate(paths):
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        if path.startswith("/") or ".." in path.split("/"):
             raise SourceError(f"tracklet {tracklet}: frame path '{path}' leaves the data set's root; paths must be relative to it")
         try:
-            with open(root / path, "rb") as file:
-                data = file.read()
+            data = _read(below + path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             missing.append(path)
             continue
@@ -60,36 +70,79 @@ def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesC
         except MediaError as error:
             broken.append({"path": path, "what": "frame", "reason": error.reason, "detail": error.detail})
             continue
-        good.append(jpeg)
+        jpegs.append(jpeg)
         kept.append(index)
         made += resized
-    row = {"tracklet": tracklet, "values": b"".join(good), "lengths": [len(jpeg) for jpeg in good], "kept": kept, "resized": made}
-    return Encoded(row, broken, missing)
+        digest.update(jpeg)
+    lengths = [len(jpeg) for jpeg in jpegs]
+    row = {"tracklet": tracklet, "size": sum(lengths), "digest": digest.hexdigest(), "lengths": lengths}
+    row |= {"paths": [paths[index] for index in kept], "kept": kept, "resized": made}
+    return Encoded(row, jpegs, broken, missing)
+
+
+def _read(path: str) -> bytes:
+    """A whole file; half the time of Python's own `open`, which asks for more than the bytes."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        data = os.read(file, _PIECE)
+        while more := os.read(file, _PIECE):  # only an empty answer says that a file has ended
+            data += more
+        return data
+    finally:
+        os.close(file)
 
 
 def encode_all(tracklets: Iterable[tuple[str, list[str]]], root: Path, config: FramesConfig, threads: int) -> Iterator[Encoded]:
-    """:func:`encode_tracklet` for each (tracklet, paths), in their order, whatever `threads`."""
+    """:func:`encode_tracklet` for each (tracklet, paths), in their order, whatever `threads`; few tracklets ahead of the reader."""
+    if threads == 1:
+        yield from (encode_tracklet(*pair, root, config) for pair in tracklets)
+        return
     with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(lambda pair: encode_tracklet(pair[0], pair[1], root, config), tracklets)
+        waiting: deque[Future[Encoded]] = deque()
+        for pair in tracklets:
+            waiting.append(pool.submit(encode_tracklet, *pair, root, config))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def judge(done: list[Encoded], root: Path, config: FramesConfig, dataset: str, shard: int) -> None:
+def write_stream(out: BlockWriter, encoded: Iterable[Encoded]) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[str]]:
+    """Write all frames one after another; returns the rows of FRAMES, those of QUARANTINE, and the paths that are no files."""
+    rows: list[dict[str, Any]] = []
+    broken: list[dict[str, str]] = []
+    missing: list[str] = []
+    offset = 0
+    for one in encoded:
+        for jpeg in one.jpegs:
+            out.write(jpeg)
+        rows.append({**one.row, "offset": offset})
+        offset += one.row["size"]
+        broken += one.broken
+        missing += one.missing
+    out.flush()
+    return rows, broken, missing
+
+
+def judge(
+    rows: list[dict[str, Any]], broken: list[dict[str, str]], missing: list[str], root: Path, config: FramesConfig, dataset: str, shard: int
+) -> None:
     """End the step if frames are missing, broken though `config.broken` is 'stop', or a tracklet has none left.
 
     Raises:
         SourceError, UserError: lists the first frames and counts all.
     """
     here = f"{dataset}, shard {shard}"
-    if missing := [path for one in done for path in one.missing]:
+    if missing:
         raise SourceError(
             f"{here}: {len(missing)} frames of TRACKLETS are not below {root}: {_some(missing)}; complete the data set or run read_tracklets again"
         )
-    broken = [f"{row['path']} ({row['reason']})" for one in done for row in one.broken]
     if broken and config.broken == "stop":
+        named = [f"{row['path']} ({row['reason']})" for row in broken]
         raise UserError(
-            f"{here}: {len(broken)} broken frames: {_some(broken)}; mend them, or leave them out with datasets.{dataset}.frames.broken: drop"
+            f"{here}: {len(broken)} broken frames: {_some(named)}; mend them, or leave them out with datasets.{dataset}.frames.broken: drop"
         )
-    if empty := [one.row["tracklet"] for one in done if not one.row["kept"]]:
+    if empty := [row["tracklet"] for row in rows if not row["kept"]]:
         raise SourceError(
             f"{here}: all frames of tracklet {_some(empty)} are broken and nothing is left of it; mend or remove the tracklet"
         )
@@ -102,6 +155,7 @@ def _some(names: list[str]) -> str:
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("out", type=Path)
+    arguments.add_argument("--stream", type=Path, required=True, help="<shard>.mjpeg")
     arguments.add_argument("--quarantine", type=Path, required=True)
     arguments.add_argument("--tracklets", type=Path, required=True)
     arguments.add_argument("--plan", type=Path, required=True)
@@ -122,17 +176,20 @@ def main(argv: list[str] | None = None) -> None:
     if rows.num_rows != len(here):
         raise UserError(f"{args.plan}: shard {args.shard} has tracklets that {args.tracklets} lacks; run plan_shards again")
     pairs = zip(rows.column("tracklet").to_pylist(), rows.column("frames").to_pylist(), strict=True)
-    done = list(encode_all(pairs, args.root, config, args.threads))
-
-    # The log names every broken frame, even where the error below spells out only some.
-    broken = list({row["path"]: row for one in done for row in one.broken}.values())  # two tracklets may share a file
     note = {"dataset": dataset, "shard": args.shard}
-    for row in broken:
-        print(f"broken frame: {row['path']}: {row['reason']}: {row['detail']}")
-    tables.write_rows(args.quarantine, broken, tables.QUARANTINE, note)
-    judge(done, args.root, config, dataset, args.shard)
-    meta = {**note, "frames": build.plain(config), "pillow": PIL.__version__, "dropped": len(broken)}
-    tables.write_rows(args.out, [one.row for one in done], tables.FRAMES, meta)
+
+    args.out.unlink(missing_ok=True)  # a table of an older stream must not vouch for this one
+    with files.atomic(args.stream) as temporary:
+        with open(temporary, "wb", buffering=0) as stream:
+            made, broken, missing = write_stream(BlockWriter(stream), encode_all(pairs, args.root, config, args.threads))
+        # The log names every broken frame, even where the error below spells out only some.
+        listed = list({row["path"]: row for row in broken}.values())  # two tracklets may share a file
+        for row in listed:
+            print(f"broken frame: {row['path']}: {row['reason']}: {row['detail']}")
+        tables.write_rows(args.quarantine, listed, tables.QUARANTINE, note)
+        judge(made, broken, missing, args.root, config, dataset, args.shard)
+    meta = {**note, "frames": build.plain(config), "pillow": PIL.__version__, "dropped": len(listed)}
+    tables.write_rows(args.out, made, tables.FRAMES, meta)
 
 
 if __name__ == "__main__":

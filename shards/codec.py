@@ -19,11 +19,12 @@ Nothing of this needs pickle: object arrays are neither written nor read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from itertools import pairwise
 from typing import Any
@@ -48,6 +49,7 @@ NONE = -2
 """In `align`: the frame hears nothing, though others of its tracklet do (or did before broken frames were dropped)."""
 
 META_FIELDS = ("tracklet", "dataset", "identity", "kind", "camera", "frames", "items")
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,15}")
@@ -80,6 +82,20 @@ class Sample:
     """One JPEG each."""
     companions: dict[str, Items] = field(default_factory=dict)
     """By kind; empty for tracklets nobody dubbed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of a member that lie in a file and are copied from there without being looked at."""
+
+    offset: int
+    size: int
+    digest: str
+    """SHA-256, 64 hex characters, as whoever wrote the file has it."""
+
+
+Members = Mapping[str, bytes | Extent]
+"""Members of a sample by suffix, in their order in the tar."""
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -116,8 +132,14 @@ def npy_bytes(array: np.ndarray) -> bytes:
         raise ShardError(
             f"an array of type {array.dtype} and shape {array.shape} cannot be stored; expected one or two axes of plain numbers"
         )
+    return _npy_header(array.dtype.str, array.shape) + array.tobytes()
+
+
+@lru_cache(maxsize=4096)
+def _npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
+    """NumPy's own, made once for each shape: a tracklet is packed in the time this takes."""
     out = BytesIO()
-    np.lib.format.write_array(out, array, version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
     return out.getvalue()
 
 
@@ -149,11 +171,16 @@ def npy_array(data: bytes, where: str) -> np.ndarray:
 
 def ends(lengths: np.ndarray, total: int, where: str) -> np.ndarray:
     """int64 [n + 1]: where each of n parts of `lengths` begins, and the end; checked against the `total` they must fill."""
+    check_lengths(lengths, total, where)
     out = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=out[1:])
-    if out[-1] != total or (len(lengths) and lengths.min() < 1):
-        raise ShardError(f"{where}: lengths must be positive and add up to {total}, found a sum of {out[-1]}")
     return out
+
+
+def check_lengths(lengths: np.ndarray, total: int, where: str) -> None:
+    """Refuse lengths of parts that do not fill `total`."""
+    if (found := lengths.sum(dtype=np.int64)) != total or (len(lengths) and lengths.min() < 1):
+        raise ShardError(f"{where}: lengths must be positive and add up to {total}, found a sum of {found}")
 
 
 # --- companion -------------------------------------------------------------------------------------------------------
@@ -220,21 +247,49 @@ def encode(sample: Sample) -> dict[str, bytes]:
     Raises:
         ShardError: a key, kind or array the format has no place for, or no frame at all.
     """
-    key = check_key(sample.meta["tracklet"])
-    if tuple(sample.meta) != META_FIELDS or len(sample.meta["frames"]) != len(sample.frames) or not sample.frames:
-        raise ShardError(
-            f"sample {key}: {len(sample.frames)} frames, {len(sample.meta['frames'])} paths; at least one, and as many of both"
-        )
-    members = {
-        META: (json.dumps(sample.meta, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n").encode(),
-        FRAMES: b"".join(sample.frames),
-        FRAME_LENGTHS: npy_bytes(np.array([len(frame) for frame in sample.frames], np.int32)),
-    }
-    for kind, items in sorted(sample.companions.items()):
-        arrays = (items.values, items.lengths, items.align)
-        members |= {suffix: npy_bytes(array) for suffix, array in zip(companion_suffixes(kind), arrays, strict=True)}
-    decode(members, f"sample {key}")
-    return members
+    lengths = np.array([len(frame) for frame in sample.frames], np.int32)
+    joined = b"".join(sample.frames)
+    made = members(sample.meta, Extent(0, len(joined), ""), lengths, sample.companions)
+    return {suffix: joined if isinstance(data, Extent) else data for suffix, data in made.items()}
+
+
+def members(meta: Mapping[str, Any], frames: Extent, lengths: np.ndarray, companions: Mapping[str, Items]) -> dict[str, bytes | Extent]:
+    """The members of a sample whose frames lie in a file.
+
+    Args:
+        meta: META_FIELDS.
+        frames: where they lie, one after another.
+        lengths: int32 [frames], bytes of each.
+        companions: by kind.
+
+    Raises:
+        ShardError: as :func:`encode`; or members would contradict each other.
+    """
+    key = check_key(meta["tracklet"])
+    where = f"sample {key}"
+    if tuple(meta) != META_FIELDS or len(meta["frames"]) != len(lengths) or not len(lengths):
+        raise ShardError(f"{where}: {len(lengths)} frames, {len(meta['frames'])} paths; at least one, and as many of both")
+    check_lengths(lengths, frames.size, f"{where}, {FRAME_LENGTHS}")
+    made: dict[str, bytes | Extent] = {META: (_JSON.encode(meta) + "\n").encode(), FRAMES: frames, FRAME_LENGTHS: npy_bytes(lengths)}
+    for kind, items in sorted(companions.items()):
+        suffixes = companion_suffixes(kind)
+        _check_items(items, len(lengths), len(meta["items"]), where, suffixes)
+        made |= {suffix: npy_bytes(array) for suffix, array in zip(suffixes, (items.values, items.lengths, items.align), strict=True)}
+    return made
+
+
+def digest(members: Members) -> str:
+    """INDEX.digest: SHA-256, 64 hex characters, over one line 'suffix size SHA-256-of-the-data' for each member in its order.
+
+    Each line ends with a line feed. Headers and padding are not part of it, because they follow from names and sizes.
+    """
+    lines = [
+        f"{suffix} {data.size} {data.digest}\n"
+        if isinstance(data, Extent)
+        else f"{suffix} {len(data)} {hashlib.sha256(data).hexdigest()}\n"
+        for suffix, data in members.items()
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def decode(members: Mapping[str, bytes], where: str) -> Sample:
@@ -274,12 +329,18 @@ def _decode_items(members: Mapping[str, bytes], kind: str, meta: Mapping[str, An
     for suffix in suffixes:
         if suffix not in members:
             raise ShardError(f"{where}: member '{suffix}' is missing")
-    values, lengths, align = (npy_array(members[suffix], f"{where}, {suffix}") for suffix in suffixes)
-    if values.ndim != 2 or lengths.dtype != np.int32 or lengths.shape != (len(meta["items"]),):
-        raise ShardError(f"{where}, {suffixes[1]}: expected int32 [{len(meta['items'])}] and values of two axes")
-    ends(lengths, len(values), f"{where}, {suffixes[1]}")
-    check_align(align, len(meta["frames"]), len(lengths), f"{where}, {suffixes[2]}")
-    return Items(values, lengths, align)
+    items = Items(*(npy_array(members[suffix], f"{where}, {suffix}") for suffix in suffixes))
+    _check_items(items, len(meta["frames"]), len(meta["items"]), where, suffixes)
+    return items
+
+
+def _check_items(items: Items, frames: int, names: int, where: str, suffixes: Sequence[str]) -> None:
+    """Refuse arrays that contradict each other, or the number of frames or of names of items."""
+    values, lengths = items.values, items.lengths
+    if values.ndim != 2 or lengths.dtype != np.int32 or lengths.shape != (names,):
+        raise ShardError(f"{where}, {suffixes[1]}: expected int32 [{names}] and values of two axes")
+    check_lengths(lengths, len(values), f"{where}, {suffixes[1]}")
+    check_align(items.align, frames, names, f"{where}, {suffixes[2]}")
 
 
 def check_align(align: np.ndarray, frames: int, items: int, where: str) -> None:
@@ -291,48 +352,53 @@ def check_align(align: np.ndarray, frames: int, items: int, where: str) -> None:
 # --- tar -------------------------------------------------------------------------------------------------------------
 
 
+_BLANK = b" " * 8
+"""The checksum of a header is taken with its own field blank."""
+_BEFORE = b"0000644\0" + b"0000000\0" * 2
+"""Between name and size: mode, owner, group."""
+_STAMP, _AFTER = b"00000000000\0", b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+"""Between size and checksum: the time. After it: plain file, no link, format, no names of owner and group, device, no prefix."""
+_SUM = sum(_BEFORE + _STAMP + _BLANK + _AFTER)
+
+
 def tar_header(name: str, size: int) -> bytes:
     """One ustar header: a plain file, mode 0644, nobody's, of 1970. Equal names and sizes give equal bytes."""
-    if size >= 8**11:
+    encoded, digits = name.encode("ascii"), b"%011o" % size
+    if len(encoded) > 100:
+        raise ShardError(
+            f"member {name}: {len(encoded)} characters, a ustar name has at most 100; take a shorter name for the companion's kind"
+        )
+    if len(digits) > 11:
         raise ShardError(f"member {name}: {size} bytes; a tar member holds less than 8 GiB, take more shards")
-    head = struct.pack(
-        "100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x",
-        name.encode("ascii"),
-        b"0000644\0",
-        b"0000000\0",
-        b"0000000\0",
-        b"%011o\0" % size,
-        b"00000000000\0",
-        b" " * 8,  # the checksum is taken with its own field blank
-        b"0",
-        b"",
-        b"ustar\x0000",
-        b"",
-        b"",
-        b"0000000\0",
-        b"0000000\0",
-        b"",
-    )
-    return head[:148] + b"%06o\0 " % sum(head) + head[156:]
+    checksum = b"%06o\0 " % (_SUM + sum(encoded) + sum(digits))
+    return b"".join((encoded, bytes(100 - len(encoded)), _BEFORE, digits, b"\0", _STAMP, checksum, _AFTER))
 
 
-def tar_parts(key: str, members: Mapping[str, bytes], offset: int) -> tuple[list[bytes], list[dict[str, Any]], int]:
+def tar_parts(key: str, members: Members, offset: int) -> tuple[list[bytes | Extent], list[dict[str, Any]], int]:
     """A sample as tar bytes.
 
     Args:
         key: name of the sample.
-        members: of :func:`encode`.
+        members: of :func:`encode` or :func:`members`.
         offset: byte in the tar where the sample begins.
 
     Returns:
-        The parts to write, INDEX.members, and the sample's size in bytes, padding included.
+        The parts to write (or to copy), INDEX.members, and the sample's size in bytes, padding included.
     """
-    parts: list[bytes] = []
+    parts: list[bytes | Extent] = []
     listed: list[dict[str, Any]] = []
     at = offset
+    gathered: list[bytes] = []
     for suffix, data in members.items():
-        padding = -len(data) % BLOCK
-        parts += [tar_header(f"{key}.{suffix}", len(data)), data, bytes(padding)]
-        listed.append({"suffix": suffix, "offset": at + BLOCK, "size": len(data)})
-        at += BLOCK + len(data) + padding
+        size = data.size if isinstance(data, Extent) else len(data)
+        gathered.append(tar_header(f"{key}.{suffix}", size))
+        if isinstance(data, Extent):
+            parts += [b"".join(gathered), data]
+            gathered = []
+        else:
+            gathered.append(data)
+        gathered.append(bytes(-size % BLOCK))
+        listed.append({"suffix": suffix, "offset": at + BLOCK, "size": size})
+        at += BLOCK + size + -size % BLOCK
+    parts.append(b"".join(gathered))
     return parts, listed, at - offset

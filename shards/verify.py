@@ -6,7 +6,6 @@ Source:  promises R5 and R13.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -45,31 +44,50 @@ def verify(index_path: str | os.PathLike[str]) -> list[str]:
 
 
 def check_sample(row: dict[str, Any], data: bytes) -> list[str]:
-    """What is wrong with the bytes of one sample, given its row of INDEX: the digest, and what tar and codec say of it."""
+    """What is wrong with the bytes of one sample, given its row of INDEX: tar, digest, and what the codec says of it.
+
+    Every byte counts: members by the digest, headers and padding because they follow from names and sizes.
+    """
     where = f"shard {row['shard']}, sample {row['key']}"
     if len(data) != row["size"]:
         return [f"{where}: the tar ends {row['size'] - len(data)} bytes early"]
-    members = _check_members(row, data, where)
-    if hashlib.sha256(data).hexdigest() != row["digest"]:
-        return [f"{where}: its bytes differ from the digest in INDEX", *members]
-    return members
-
-
-def _check_members(row: dict[str, Any], data: bytes, where: str) -> list[str]:
-    """What is wrong in the members, also where the digest is right: a sample can be listed wrongly."""
     members = {}
     for member in row["members"]:
         at = member["offset"] - row["offset"]
         members[member["suffix"]] = data[at : at + member["size"]]
-        if data[at - codec.BLOCK : at] != codec.tar_header(f"{row['key']}.{member['suffix']}", member["size"]):
-            return [f"{where}, {member['suffix']}: the tar's header is not that of INDEX"]
+    return [*_check_tar(row, data, members, where), *_check_members(row, members, where)]
+
+
+def _check_tar(row: dict[str, Any], data: bytes, members: dict[str, bytes], where: str) -> list[str]:
+    """The sample made anew of its own members: where it differs from the tar is a header, padding, or a row of INDEX that is wrong."""
+    parts, listed, size = codec.tar_parts(row["key"], members, row["offset"])
+    if (listed, size) != (row["members"], row["size"]):
+        return [f"{where}: INDEX lists its members with gaps or with other sizes than the sample's"]
+    if b"".join(part for part in parts if isinstance(part, bytes)) == data:
+        return []
+    wrong = []
+    for suffix, member in zip(members, listed, strict=True):
+        at, end = member["offset"] - row["offset"], member["offset"] - row["offset"] + member["size"]
+        if data[at - codec.BLOCK : at] != codec.tar_header(f"{row['key']}.{suffix}", member["size"]):
+            wrong.append(f"{where}, {suffix}: the tar's header is not that of INDEX")
+        if any(data[end : end + -end % codec.BLOCK]):
+            wrong.append(f"{where}, {suffix}: the padding after it is not zero")
+    return wrong
+
+
+def _check_members(row: dict[str, Any], members: dict[str, bytes], where: str) -> list[str]:
+    """What is wrong in the members, also where the digest is right: a sample can be listed wrongly."""
+    wrong = [] if codec.digest(members) == row["digest"] else [f"{where}: its members differ from the digest in INDEX"]
     try:
         sample = codec.decode(members, where)
     except ShardError as error:
-        return [str(error)]
+        return [*wrong, str(error)]
     found = {"key": sample.meta["tracklet"], **{field: sample.meta[field] for field in ("identity", "kind", "camera")}}
     found |= {"frames": len(sample.frames), "items": len(sample.meta["items"])}
-    return [f"{where}: {field} is {value} in the tar and {row[field]} in INDEX" for field, value in found.items() if value != row[field]]
+    return [
+        *wrong,
+        *(f"{where}: {field} is {value} in the tar and {row[field]} in INDEX" for field, value in found.items() if value != row[field]),
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:

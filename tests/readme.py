@@ -18,7 +18,7 @@ PLACES = {
     "probes": "`results/alignment/<dataset>-<companion>-probes.parquet`",
     "alignment": "`results/alignment/<dataset>-<companion>.parquet`",
     "plan": "`results/plans/<dataset>.parquet`",
-    "frames": "`results/features/<dataset>/frames/<shard>.parquet`",
+    "frames": "`results/features/<dataset>/frames/<shard>.parquet` (and beside it the stream, `<shard>.mjpeg`)",
     "features": "`results/features/<dataset>/<companion>/<shard>.parquet`",
     "quarantine": "`results/features/<dataset>/frames/<shard>.quarantine.parquet`",
     "index": "`results/shards/<dataset>-<companion>/index.parquet` (and one twin per tar)",

@@ -149,12 +149,15 @@ PLAN = Schema(
 )
 FRAMES = Schema(
     "frames",
-    1,
-    "the encoded frames of one tracklet",
+    2,
+    "the encoded frames of one tracklet, which lie in the stream",
     (
         Column("tracklet", S, "tracklet of TRACKLETS"),
-        Column("values", pa.large_binary(), "JPEG files one after another"),
+        Column("offset", I64, "byte of its first frame in the stream, which is JPEG files one after another"),
+        Column("size", I64, "bytes of its frames"),
+        Column("digest", S, "SHA-256 over these bytes, taken when they were in memory"),
         Column("lengths", pa.list_(pa.field("element", I32, nullable=False)), "bytes of each JPEG"),
+        Column("paths", pa.list_(pa.field("element", S, nullable=False)), "path in TRACKLETS.frames of each JPEG"),
         Column(
             "kept",
             pa.list_(pa.field("element", I32, nullable=False)),
@@ -198,7 +201,7 @@ _MEMBERS = pa.list_(
 )
 INDEX = Schema(
     "index",
-    1,
+    2,
     "one sample in a tar",
     (
         Column("shard", S, "file name of the tar"),
@@ -211,7 +214,7 @@ INDEX = Schema(
         Column("offset", I64, "byte of the sample's first header in the tar"),
         Column("size", I64, "bytes of the sample in the tar, headers and padding included"),
         Column("members", _MEMBERS, "suffix, byte offset of the data in the tar, and size in bytes of each member"),
-        Column("digest", S, "SHA-256 over the sample's bytes in the tar"),
+        Column("digest", S, "SHA-256 over one line 'suffix size SHA-256-of-the-data' for each member in its order"),
     ),
     ("shard", "offset"),
 )

@@ -25,7 +25,6 @@ from torchvision import transforms
 from pipeline.base import tables
 from pipeline.base.config import AugmentConfig, MachineConfig, MethodConfig, RunConfig, SamplerConfig, StageConfig
 from pipeline.base.seeds import rng
-from shards import pack_shard
 from shards.augment import rectangle
 from shards.balance import Batches
 from shards.draw import train_indices
@@ -34,6 +33,7 @@ from shards.order import Order
 from shards.read import Index, Store
 from shards.resident import ResidentLoader
 from shards.streamed import StreamLoader
+from tests.shards import making
 
 H, W, FRAMES, T, P, K = 256, 128, 60, 6, 4, 2
 REPEATS = 5
@@ -208,7 +208,8 @@ def _webdataset(tar: Path, draw: np.random.Generator, decoded: bool) -> Any:
 def _make(folder: Path, labels: dict[str, int]) -> pa.Table:
     """Loose files, packed shards and a tar of one member per frame, of the same JPEG bytes; returns the SPLIT."""
     pictures = [_picture(i) for i in range(FRAMES)]
-    facts, encoded = [], []
+    facts: list[dict[str, Any]] = []
+    jpegs: dict[str, list[bytes]] = {}
     for number, (key, label) in enumerate(labels.items()):
         own = pictures[number % FRAMES :] + pictures[: number % FRAMES]
         paths = [f"{key}/{t:03d}.jpg" for t in range(FRAMES)]
@@ -216,17 +217,15 @@ def _make(folder: Path, labels: dict[str, int]) -> pa.Table:
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_bytes(jpeg)
         facts.append({"tracklet": key, "dataset": "d", "identity": f"{label:04d}", "kind": "person", "camera": 0, "frames": paths})
-        lengths = [len(jpeg) for jpeg in own]
-        encoded.append({"tracklet": key, "values": b"".join(own), "lengths": lengths, "kept": list(range(FRAMES)), "resized": 0})
-    samples = pack_shard.samples(tables.table(facts, tables.TRACKLETS), list(labels), tables.table(encoded, tables.FRAMES))
-    made, index = list(samples), []
+        jpegs[key] = own
+    making.write_frames(folder / "frames.parquet", jpegs, H, W)
+    made, index = list(labels), []
     for number, part in enumerate((made[: len(made) // 2], made[len(made) // 2 :])):
-        with open(folder / f"{number:05d}.tar", "wb") as out:
-            index += pack_shard.write_tar(out, f"{number:05d}.tar", iter(part))
+        index += making.write_tar(folder / f"{number:05d}.tar", tables.table(facts, tables.TRACKLETS), part, folder / "frames.parquet")
     with tarfile.open(folder / "per_frame.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for sample in made:
-            for t, jpeg in enumerate(sample.frames):
-                info = tarfile.TarInfo(f"{sample.meta['tracklet']}.{t:03d}.jpg")
+        for key in made:
+            for t, jpeg in enumerate(jpegs[key]):
+                info = tarfile.TarInfo(f"{key}.{t:03d}.jpg")
                 info.size = len(jpeg)
                 tar.addfile(info, io.BytesIO(jpeg))
     meta = {"dataset": "d", "cameras": 1, "frames": {"height": H, "width": W}, "companion": None}

@@ -42,10 +42,10 @@ from model.blocks.vit import patch_grid
 from pipeline.base import tables
 from pipeline.base.config import MachineConfig, MethodConfig, ModelConfig, RunConfig, SamplerConfig, StageConfig
 from pipeline.base.seeds import rng
-from shards import pack_shard
 from shards.loader import train_loader
 from tests.bench import full_size
 from tests.bench.bench_step import PlainTask, plain_stepper, plain_task
+from tests.shards import making
 from train.device import be_deterministic, be_fast
 from train.tasks import Task
 
@@ -380,16 +380,15 @@ def write_shards(folder: Path, size: Size) -> Any:
     """One shard of `epoch` batches of tracklets, `stored` frames of about 6 kB each; gives its SPLIT."""
     pictures = [picture(number, size) for number in range(size.stored)]
     keys = [f"p{i:04d}t{j}" for i in range(size.epoch * IDENTITIES) for j in range(TRACKLETS)]
-    facts, encoded = [], []
+    facts: list[dict[str, Any]] = []
+    jpegs: dict[str, list[bytes]] = {}
     for number, key in enumerate(keys):
         own = pictures[number % size.stored :] + pictures[: number % size.stored]
         paths = [f"{key}/{t:03d}.jpg" for t in range(size.stored)]
         facts.append({"tracklet": key, "dataset": "d", "identity": key[1:5], "kind": "person", "camera": number % 6, "frames": paths})
-        lengths, kept = [len(jpeg) for jpeg in own], list(range(size.stored))
-        encoded.append({"tracklet": key, "values": b"".join(own), "lengths": lengths, "kept": kept, "resized": 0})
-    samples = pack_shard.samples(tables.table(facts, tables.TRACKLETS), keys, tables.table(encoded, tables.FRAMES))
-    with open(folder / "00000.tar", "wb") as out:
-        index = pack_shard.write_tar(out, "00000.tar", samples)
+        jpegs[key] = own
+    making.write_frames(folder / "frames.parquet", jpegs, size.height, size.width)
+    index = making.write_tar(folder / "00000.tar", tables.table(facts, tables.TRACKLETS), keys, folder / "frames.parquet")
     meta = {"dataset": "d", "cameras": 6, "frames": {"height": size.height, "width": size.width}, "companion": None}
     tables.write_rows(folder / "index.parquet", index, tables.INDEX, meta)
     return tables.table([{"tracklet": key, "role": "train", "label": int(key[1:5])} for key in keys], tables.SPLIT)

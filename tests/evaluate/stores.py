@@ -13,6 +13,7 @@ from pipeline.base import tables
 from pipeline.base.seeds import rng
 from shards import pack_shard
 from shards.read import Store
+from tests.shards.making import write_frames
 
 BANDS, ITEM_FRAMES, FRAMES = 4, 8, 3
 TRACKLETS = {f"{pid}C{camera}": role for pid in ("0002", "0004") for camera, role in ((0, "query"), (1, "gallery"))} | {
@@ -57,14 +58,10 @@ def make_store(folder: Path, what: str = "", kind: str = "audio") -> Path:
         for n, k in persons.items()
     ]
     jpegs = {name: [_jpeg(name, i) for i in range(FRAMES)] for name in TRACKLETS}
-    frames = [
-        {"tracklet": n, "values": b"".join(j), "lengths": list(map(len, j)), "kept": list(range(FRAMES)), "resized": 0}
-        for n, j in jpegs.items()
-    ]
     plan = [{"tracklet": n, "shard": 0, "order": i, "frames": FRAMES} for i, n in enumerate(TRACKLETS)]
     tables.write_rows(folder / "tracklets.parquet", rows, tables.TRACKLETS, {"dataset": "toy", "cameras": 2})
     tables.write_rows(folder / "plan.parquet", plan, tables.PLAN)
-    tables.write_rows(folder / "frames.parquet", frames, tables.FRAMES, {"frames": {"height": 32, "width": 16}})
+    write_frames(folder / "frames.parquet", jpegs, 32, 16)
     split = [{"tracklet": n, "role": r, "label": ["0001", "0003"].index(n[:4]) if r == "train" else -1} for n, r in TRACKLETS.items()]
     tables.write_rows(folder / "split.parquet", split, tables.SPLIT)
     names = ["tracklets", "plan", "frames"]
@@ -72,7 +69,9 @@ def make_store(folder: Path, what: str = "", kind: str = "audio") -> Path:
         _write_sound(folder, what, kind)
         names += ["alignment", "features"]
     index = folder / "00000.parquet"
-    given = [f"--{name}={folder / name}.parquet" for name in names] + ([f"--kind={kind}"] if what else [])
+    given = [f"--stream={folder / 'frames.mjpeg'}", *(f"--{name}={folder / name}.parquet" for name in names)] + (
+        [f"--kind={kind}"] if what else []
+    )
     pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--shard=0", *given])
     return index
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+from PIL import Image, ImageFile
 
-from pipeline import encode_frames
+from pipeline import encode_frames, plan_shards
 from pipeline.base import tables
+from pipeline.base.config import FramesConfig
 from pipeline.base.errors import SourceError, UserError
+from shards import index_shards, pack_shard, verify
+from shards.read import Store
 from tests.pipeline.features.test_frames import picture, saved
 
 GOOD, SMALL, BROKEN = saved(picture()), saved(picture(8, 16), "PNG"), b"<html>"
@@ -36,6 +42,8 @@ def folder(tmp_path):
 def command(folder, shard=0, threads=1, **config) -> list[str]:
     out = [
         f"{folder}/f.parquet",
+        "--stream",
+        f"{folder}/f.mjpeg",
         "--quarantine",
         f"{folder}/q.parquet",
         "--tracklets",
@@ -51,8 +59,14 @@ def test_drop_by_hand(folder):
     encode_frames.main(command(folder, broken="drop"))
     a, b = tables.read(folder / "f.parquet", tables.FRAMES).to_pylist()
     assert (a["tracklet"], a["kept"], a["resized"]) == ("a", [0, 1, 2], 1) and (b["tracklet"], b["kept"], b["resized"]) == ("b", [0, 2], 1)
-    assert a["values"].startswith(GOOD + GOOD) and a["lengths"][:2] == [len(GOOD)] * 2 and sum(a["lengths"]) == len(a["values"])
-    assert a["values"][2 * len(GOOD) :] == b["values"][len(GOOD) :]
+    stream = (folder / "f.mjpeg").read_bytes()
+    assert (a["offset"], b["offset"]) == (0, a["size"]) and a["size"] + b["size"] == len(stream)
+    values = [stream[row["offset"] : row["offset"] + row["size"]] for row in (a, b)]
+    assert values[0].startswith(GOOD + GOOD) and a["lengths"][:2] == [len(GOOD)] * 2
+    assert values[0][2 * len(GOOD) :] == values[1][len(GOOD) :]
+    for row, value in zip((a, b), values, strict=True):
+        assert sum(row["lengths"]) == len(value) and row["digest"] == hashlib.sha256(value).hexdigest()
+    assert a["paths"] == ["a/0.jpg", "a/1.jpg", "a/2.jpg"] and b["paths"] == ["b/0.jpg", "b/2.jpg"]
     listed = tables.read(folder / "q.parquet", tables.QUARANTINE).to_pylist()
     assert [(row["path"], row["what"], row["reason"]) for row in listed] == [
         ("b/1.jpg", "frame", "unreadable"),
@@ -67,7 +81,11 @@ def test_stop_lists_all_of_the_shard(folder):
         encode_frames.main(command(folder))
     text = "d, shard 0: 2 broken frames: b/1.jpg (unreadable), b/3.jpg (empty); mend them, or leave them out with datasets.d.frames.broken: drop"
     assert str(caught.value) == text
-    assert not (folder / "f.parquet").exists() and tables.read(folder / "q.parquet", tables.QUARANTINE).num_rows == 2
+    assert (
+        not (folder / "f.parquet").exists()
+        and not (folder / "f.mjpeg").exists()
+        and tables.read(folder / "q.parquet", tables.QUARANTINE).num_rows == 2
+    )
 
 
 def test_long_lists_are_counted():
@@ -105,8 +123,100 @@ def test_threads_do_not_matter_but_quality_does(folder):
     found = {}
     for name, options in {"1": {}, "2": {"threads": 2}, "again": {"threads": 2}, "coarse": {"quality": 40}}.items():
         encode_frames.main(command(folder, broken="drop", **options))
-        found[name] = (folder / "f.parquet").read_bytes()
+        found[name] = (folder / "f.parquet").read_bytes(), (folder / "f.mjpeg").read_bytes()
     assert found["1"] == found["2"] == found["again"] != found["coarse"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_few_tracklets_are_in_memory(monkeypatch, threads):
+    started: list[str] = []
+
+    def tracklet(name, paths, root, config):
+        started.append(name)
+        return encode_frames.Encoded({"tracklet": name}, [], [], [])
+
+    monkeypatch.setattr(encode_frames, "encode_tracklet", tracklet)
+    names = [str(number) for number in range(100)]
+    done = encode_frames.encode_all(((name, []) for name in names), folder, None, threads)
+    for number, one in enumerate(done):
+        assert one.row["tracklet"] == names[number] and len(started) <= number + 1 + 2 * threads
+    assert sorted(started) == sorted(names)
+
+
+def test_a_file_larger_than_one_read_and_what_is_none(tmp_path):
+    data = bytes(range(256)) * 1000 + b"end"
+    (tmp_path / "f").write_bytes(data)
+    assert encode_frames._read(str(tmp_path / "f")) == data
+    (tmp_path / "empty").write_bytes(b"")
+    assert encode_frames._read(str(tmp_path / "empty")) == b""
+    (tmp_path / "a" / "0.jpg").mkdir(parents=True)
+    (tmp_path / "b").write_bytes(b"")
+    (tmp_path / "loop").symlink_to("loop")
+    found = encode_frames.encode_tracklet("t", ["a/0.jpg", "b/1.jpg", "c.jpg"], tmp_path, FramesConfig(height=32, width=16))
+    assert found.missing == ["a/0.jpg", "b/1.jpg", "c.jpg"] and not found.broken and not found.jpegs
+    with pytest.raises(SourceError, match=r"tracklet t: 'loop' below .* cannot be read"):
+        encode_frames.encode_tracklet("t", ["loop"], tmp_path, FramesConfig(height=32, width=16))
+
+
+def test_a_failed_step_leaves_no_table(folder, monkeypatch):
+    """An older table must not vouch for whatever stream is there; an older stream stays whole."""
+    encode_frames.main(command(folder, broken="drop"))
+    stream = (folder / "f.mjpeg").read_bytes()
+    (folder / "root" / "b" / "0.jpg").unlink()
+    with pytest.raises(SourceError, match="1 frames of TRACKLETS are not below"):
+        encode_frames.main(command(folder, broken="drop"))
+    assert not (folder / "f.parquet").exists() and (folder / "f.mjpeg").read_bytes() == stream
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_the_stream_is_one_that_players_open(folder):
+    """A raw MJPEG stream: each frame begins where the one before ends."""
+    encode_frames.main(command(folder, broken="drop"))
+    stream = (folder / "f.mjpeg").read_bytes()
+    rows = tables.read(folder / "f.parquet", tables.FRAMES).to_pylist()
+    at = 0
+    for length in (length for row in rows for length in row["lengths"]):
+        assert stream[at : at + 2] == b"\xff\xd8" and stream[at + length - 2 : at + length] == b"\xff\xd9"
+        assert Image.open(io.BytesIO(stream[at : at + length])).size == (16, 32)
+        at += length
+    assert at == len(stream)
+
+
+def decoders(monkeypatch) -> list[str]:
+    """Names of the decoders that are used from now on: all ways of Pillow to open a picture, and to make one of bytes."""
+    used: list[str] = []
+
+    def note(owner, name):
+        real = getattr(owner, name)
+
+        def noted(*arguments, **named):
+            used.append(name)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    for name in ("open", "frombytes", "frombuffer", "fromarray", "new"):
+        note(Image, name)
+    note(ImageFile.ImageFile, "load")
+    note(Image, "_getdecoder")
+    return used
+
+
+def test_frames_of_the_stored_size_are_never_decoded(folder, monkeypatch):
+    """Issue 5, through both real steps: loose files to tar. The negative control is one frame of another size."""
+
+    def steps(shard):
+        encode_frames.main(command(folder, shard=shard, broken="drop"))
+        common = ["--tracklets", f"{folder}/t.parquet", "--plan", f"{folder}/p.parquet", "--shard", str(shard)]
+        out = [f"{folder}/00000.tar", "--twin", f"{folder}/00000.parquet", "--frames", f"{folder}/f.parquet"]
+        pack_shard.main([*out, "--stream", f"{folder}/f.mjpeg", *common])
+        return Store(folder / "00000.parquet")
+
+    (folder / "root" / "c" / "0.jpg").write_bytes(GOOD)
+    used = decoders(monkeypatch)
+    assert steps(1).frames("c", [0]) == [GOOD] and used == []
+    (folder / "root" / "c" / "0.jpg").write_bytes(SMALL)
+    assert steps(1).frames("c", [0]) != [SMALL] and {"open", "load", "_getdecoder"} <= set(used)
 
 
 def test_step_ends_with_one_sentence(folder, repository):
@@ -120,10 +230,6 @@ def test_step_ends_with_one_sentence(folder, repository):
 
 @pytest.mark.real_data
 def test_real_frames_come_back_from_the_shard_byte_for_byte(real_data, tmp_path):
-    from pipeline import plan_shards
-    from shards import index_shards, pack_shard
-    from shards.read import Store
-
     root = real_data / "real_mini" / "mars" / "bbox_train"
     paths: dict[str, list[str]] = {}
     for path in sorted(root.rglob("*.jpg")):
@@ -139,10 +245,12 @@ def test_real_frames_come_back_from_the_shard_byte_for_byte(real_data, tmp_path)
     for shard in ("0", "1"):
         f, twin = tmp_path / f"f{shard}.parquet", tmp_path / f"0000{shard}.parquet"
         common = ["--tracklets", str(t), "--plan", str(p), "--shard", shard]
+        common += ["--stream", str(f.with_suffix(".mjpeg"))]
         encode_frames.main([str(f), "--quarantine", str(tmp_path / "q.parquet"), "--root", str(root), "--threads", "2", *common])
         pack_shard.main([str(twin.with_suffix(".tar")), "--twin", str(twin), "--frames", str(f), *common])
         twins.append(str(twin))
     index_shards.main([str(tmp_path / "index.parquet"), "--tracklets", str(t), *twins])
+    assert verify.verify(tmp_path / "index.parquet") == []
     store = Store(tmp_path / "index.parquet")
     for name, frames in paths.items():
         assert store.frames(name, range(len(frames))) == [(root / frame).read_bytes() for frame in frames]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.base import tables
 from shards import index_shards, pack_shard
@@ -39,7 +42,7 @@ def stored(tracklet: str) -> list[bytes]:
 
 
 def write_tables(folder: Path) -> None:
-    """t, p, f0, f1, a, e0, e1 .parquet: TRACKLETS, PLAN, FRAMES, ALIGNMENT and FEATURES."""
+    """t, p, f0, f1, a, e0, e1 .parquet: TRACKLETS, PLAN, FRAMES (with f0, f1 .mjpeg), ALIGNMENT and FEATURES."""
     about = {"dataset": "tiny", "cameras": 2}
     tracklets = [
         {"tracklet": name, "dataset": "tiny", "identity": name[:4], "kind": "distractor" if name[:4] == "0000" else "person"}
@@ -59,9 +62,7 @@ def write_tables(folder: Path) -> None:
     tables.write_rows(folder / "a.parquet", runs, tables.ALIGNMENT, ALIGNMENT_META)
     for shard in (0, 1):
         names = [name for name, at in PLAN if at == shard]
-        tables.write_rows(
-            folder / f"f{shard}.parquet", [frames_row(n) for n in names], tables.FRAMES, {"frames": {"height": 32, "width": 16}}
-        )
+        write_frames(folder / f"f{shard}.parquet", {name: stored(name) for name in names}, 32, 16, KEPT)
         used = {run[3] for run in RUNS if run[0] in names}
         features = [
             {"item": item, "values": array.tobytes(), "length": len(array), "width": 2, "dtype": "float16"}
@@ -71,17 +72,36 @@ def write_tables(folder: Path) -> None:
         tables.write_rows(folder / f"e{shard}.parquet", features, tables.FEATURES, FEATURES_META)
 
 
-def frames_row(tracklet: str) -> dict[str, Any]:
-    """Row of FRAMES."""
-    jpegs = stored(tracklet)
-    kept = KEPT.get(tracklet, list(range(COUNTS[tracklet])))
-    return {"tracklet": tracklet, "values": b"".join(jpegs), "lengths": [len(jpeg) for jpeg in jpegs], "kept": kept, "resized": 0}
+def write_frames(
+    path: Path, jpegs: Mapping[str, Sequence[bytes]], height: int, width: int, kept: Mapping[str, Sequence[int]] | None = None
+) -> None:
+    """FRAMES, and the stream of JPEGs beside it, of tracklets by name; `kept` where not all frames were, paths as in `tracklet`."""
+    rows: list[dict[str, Any]] = []
+    with open(path.with_suffix(".mjpeg"), "wb") as stream:
+        for name in sorted(jpegs):
+            data = b"".join(jpegs[name])
+            numbers = list((kept or {}).get(name, range(len(jpegs[name]))))
+            place = {"offset": stream.tell(), "size": len(data), "digest": hashlib.sha256(data).hexdigest()}
+            shape = {"lengths": [len(jpeg) for jpeg in jpegs[name]], "paths": [f"{name}/{index}.jpg" for index in numbers]}
+            rows.append({"tracklet": name, **place, **shape, "kept": numbers, "resized": 0})
+            stream.write(data)
+    tables.write_rows(path, rows, tables.FRAMES, {"frames": {"height": height, "width": width}})
+
+
+def write_tar(tar: Path, tracklets: pa.Table, names: Sequence[str], frames: Path, *sound: Any) -> list[dict[str, Any]]:
+    """A tar of the tracklets `names`, whose frames `write_frames` wrote; `sound` as in `pack_shard.samples`; returns rows of INDEX."""
+    encoded = tables.read(frames, tables.FRAMES)
+    counts = dict(zip(tracklets.column("tracklet").to_pylist(), map(len, tracklets.column("frames").to_pylist()), strict=True))
+    samples = pack_shard.samples(tracklets, {name: counts[name] for name in names}, encoded, *sound)
+    with open(tar, "wb", buffering=0) as out:
+        return pack_shard.write_tar(out, tar.name, samples, pack_shard.map_stream(frames.with_suffix(".mjpeg"), encoded))
 
 
 def arguments(folder: Path, shard: int, sound: bool = True) -> list[str]:
     """Command line of pack_shard."""
     out = [f"{folder}/0000{shard}.tar", "--twin", f"{folder}/0000{shard}.parquet", "--shard", str(shard)]
     out += ["--tracklets", f"{folder}/t.parquet", "--plan", f"{folder}/p.parquet", "--frames", f"{folder}/f{shard}.parquet"]
+    out += ["--stream", f"{folder}/f{shard}.mjpeg"]
     return out + (["--alignment", f"{folder}/a.parquet", "--features", f"{folder}/e{shard}.parquet", "--kind", "audio"] if sound else [])
 
 

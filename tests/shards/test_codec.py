@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 
@@ -161,7 +162,42 @@ def test_tar_header_is_what_tarfile_writes():
         codec.tar_header("a.json", 8 << 30)
 
 
+def test_longest_names():
+    key, suffixes = "k" * 80, codec.companion_suffixes("a" * 7)
+    assert len(f"{key}.{suffixes[1]}") == 100
+    assert codec.tar_header(f"{key}.{suffixes[1]}", 1)[:101] == f"{key}.{suffixes[1]}".encode() + b"0"  # no zero ends it: it is full
+    with pytest.raises(ShardError, match="101 characters, a ustar name has at most 100"):
+        codec.tar_header(f"{key}.a{suffixes[1]}", 1)
+
+
 def test_tar_parts_by_hand():
     parts, members, size = codec.tar_parts("k", {"json": b"x" * 10, "frames.mjpeg": b"y" * 512}, 2048)
     assert members == [{"suffix": "json", "offset": 2560, "size": 10}, {"suffix": "frames.mjpeg", "offset": 3584, "size": 512}]
-    assert size == sum(map(len, parts)) == 4 * 512
+    assert size == len(b"".join(parts)) == 4 * 512
+    assert b"".join(parts)[512:1024] == b"x" * 10 + bytes(502)
+
+
+def test_frames_in_a_file_take_the_place_of_their_bytes():
+    """The parts around them, the list of members and the digest are those of a sample whose frames are at hand."""
+    made = codec.encode(sample())
+    frames = made["frames.mjpeg"]
+    extent = codec.Extent(100, len(frames), hashlib.sha256(frames).hexdigest())
+    aside = codec.members(META, extent, np.array([7, 9], np.int32), sample().companions)
+    assert list(aside) == list(made) and aside["frames.mjpeg"] is extent
+    parts, members, size = codec.tar_parts("t-1_A", aside, 1024)
+    whole, *rest = codec.tar_parts("t-1_A", made, 1024)
+    assert [type(part) for part in parts] == [bytes, codec.Extent, bytes] and [members, size] == rest
+    assert parts[0] + frames + parts[2] == b"".join(whole)
+    assert codec.digest(aside) == codec.digest(made)
+
+
+def test_digest_by_hand():
+    lines = (
+        b"json 2 " + hashlib.sha256(b"{}").hexdigest().encode() + b"\nframes.mjpeg 0 " + hashlib.sha256(b"").hexdigest().encode() + b"\n"
+    )
+    expected = hashlib.sha256(lines).hexdigest()
+    assert codec.digest({"json": b"{}", "frames.mjpeg": b""}) == expected
+    for other in ({"frames.mjpeg": b"", "json": b"{}"}, {"json": b"{} ", "frames.mjpeg": b""}, {"json": b"{}"}):
+        assert codec.digest(other) != expected
+    assert codec.digest({"json": b"{}", "frames.mjpeg": codec.Extent(0, 0, hashlib.sha256(b"").hexdigest())}) == expected
+    assert codec.digest({"json": b"{}", "frames.mjpeg": codec.Extent(0, 1, hashlib.sha256(b"").hexdigest())}) != expected

@@ -13,9 +13,9 @@ from PIL import Image
 
 from pipeline.base import config, tables
 from pipeline.base.errors import ConfigError, ShardError, TableError, TrainError, UserError
-from shards import pack_shard
 from shards.loader import DenseLoader, TrainLoader
 from shards.read import Store
+from tests.shards import making
 
 H, W, BANDS = 32, 16, 3
 TOKENS = 5
@@ -605,11 +605,9 @@ def pack(folder, kind, rows=None, shards=1, policy="id_speaker"):
         {"tracklet": k, "dataset": "d", "identity": i, "kind": "person", "camera": c, "frames": [f"{k}/{t:02d}.jpg" for t in range(n)]}
         for k, i, c, n, _, _ in rows
     ]
-    encoded, runs, features, known = [], [], [], set()
+    jpegs, runs, features, known = {}, [], [], set()
     for key, _, _, n, names, _ in rows:
-        files = source.frames(key, range(n))
-        lengths = [len(file) for file in files]
-        encoded.append({"tracklet": key, "values": b"".join(files), "lengths": lengths, "kept": list(range(n)), "resized": 0})
+        jpegs[key] = source.frames(key, range(n))
         for r, (name, values) in enumerate(zip(names, source.companion(key, kind, range(len(names))), strict=True)):
             run = {"tracklet": key, "first": 6 * r, "last": min(6 * r + 5, n - 1), "item": name, "owner": "o", "path": "p", "start": None}
             runs.append({**run, "seconds": 1.0})
@@ -618,13 +616,12 @@ def pack(folder, kind, rows=None, shards=1, policy="id_speaker"):
             known.add(name)
             width = {"length": len(values), "width": BANDS, "dtype": "float16"}
             features.append({"item": name, "values": values.tobytes(), **width})
-    facts, frames = tables.table(facts, tables.TRACKLETS), tables.table(encoded, tables.FRAMES)
+    facts = tables.table(facts, tables.TRACKLETS)
+    making.write_frames(folder / "frames.parquet", jpegs, **source.meta["frames"])
     sound = tables.table(runs, tables.ALIGNMENT), tables.table(features, tables.FEATURES)
     index = []
     for number, part in enumerate(np.array_split([row[0] for row in rows], shards)):
-        samples = pack_shard.samples(facts, part.tolist(), frames, kind, *sound)
-        with open(folder / f"{number:05d}.tar", "wb") as out:
-            index += pack_shard.write_tar(out, f"{number:05d}.tar", samples)
+        index += making.write_tar(folder / f"{number:05d}.tar", facts, part.tolist(), folder / "frames.parquet", kind, *sound)
     meta = {"dataset": "d", "cameras": 3, **{name: source.meta[name] for name in ("frames", "companion")}}
     tables.write_rows(folder / "index.parquet", index, tables.INDEX, meta)
     return folder / "index.parquet"

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.base import tables
 from pipeline.base.errors import ShardError
-from shards import codec, pack_shard
+from shards import codec, pack_shard, verify
 from tests.shards import making
 
 
@@ -38,9 +38,10 @@ def packed(folder, shard=0, turn=lambda table: table):
         )
     }
     order = pack_shard.planned(turn(tables.read(folder / "p.parquet", tables.PLAN)), shard)
-    out = io.BytesIO()
-    pack_shard.write_tar(out, "x.tar", pack_shard.samples(order=order, kind="audio", **read))
-    return out.getvalue()
+    stream = memoryview((folder / f"f{shard}.mjpeg").read_bytes())
+    with open(folder / "x.tar", "wb", buffering=0) as out:
+        pack_shard.write_tar(out, "x.tar", pack_shard.samples(order=order, kind="audio", **read), stream)
+    return (folder / "x.tar").read_bytes()
 
 
 def test_format_is_pinned(folder):
@@ -111,7 +112,10 @@ def test_twin_by_hand(folder):
         ("0000C1T0001", "distractor", 0, 3, 0), ("0002C1T0001", "person", 0, 6, 0), ("0002C2T0002", "person", 1, 6, 1)]  # fmt: skip
     assert [row["offset"] for row in twin] == [0, 3072, 6144]  # three members of two blocks each
     for row in twin:
-        assert hashlib.sha256(data[row["offset"] : row["offset"] + row["size"]]).hexdigest() == row["digest"]
+        lines = ""
+        for name, at, size in ((m["suffix"], m["offset"], m["size"]) for m in row["members"]):
+            lines += f"{name} {size} {hashlib.sha256(data[at : at + size]).hexdigest()}\n"
+        assert hashlib.sha256(lines.encode()).hexdigest() == row["digest"]
     member = twin[1]["members"][1]
     assert member["suffix"] == "frames.mjpeg"
     assert data[member["offset"] : member["offset"] + member["size"]] == b"".join(making.stored("0002C1T0001"))
@@ -141,9 +145,47 @@ def test_a_failed_pack_leaves_no_twin(folder):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_frames_are_copied_with_the_digest_they_were_given(folder):
+    """Nothing is looked at here; what happened to a frame after it was encoded is found in the tar."""
+    stream = folder / "f1.mjpeg"
+    data = bytearray(stream.read_bytes())
+    data[5] ^= 1
+    stream.write_bytes(data)
+    pack_shard.main(making.arguments(folder, 1))
+    assert (folder / "00001.tar").read_bytes().count(data[:20]) == 1
+    assert verify.verify(folder / "00001.parquet") == ["shard 00001.tar, sample 0000C1T0001: its members differ from the digest in INDEX"]
+
+
+def test_a_stream_that_is_not_the_one_of_frames(folder):
+    arguments, stream = making.arguments(folder, 0), folder / "f0.mjpeg"
+    data = stream.read_bytes()
+    for wrong in (data[:-1], data + b"\0", b"", (folder / "f1.mjpeg").read_bytes()):
+        stream.write_bytes(wrong)
+        with pytest.raises(ShardError, match=rf"f0.mjpeg: {len(wrong)} bytes, the 2 tracklets of FRAMES fill {len(data)} without a gap"):
+            pack_shard.main(arguments)
+    stream.unlink()
+    with pytest.raises(ShardError, match=r"f0.mjpeg: no such file, though FRAMES lists what it holds; run encode_frames again"):
+        pack_shard.main(arguments)
+    rows = tables.read(folder / "f0.parquet", tables.FRAMES).to_pylist()
+    rows[1]["offset"] += 1
+    rows[1]["size"] -= 1
+    tables.write_rows(folder / "f0.parquet", rows, tables.FRAMES, {"frames": {"height": 32, "width": 16}})
+    stream.write_bytes(data)
+    with pytest.raises(ShardError, match="without a gap"):
+        pack_shard.main(arguments)
+
+
+def test_lengths_that_do_not_fill_a_tracklet(folder):
+    rows = tables.read(folder / "f0.parquet", tables.FRAMES).to_pylist()
+    rows[0]["lengths"][0] += 1
+    tables.write_rows(folder / "f0.parquet", rows, tables.FRAMES, {"frames": {"height": 32, "width": 16}})
+    with pytest.raises(ShardError, match=r"sample 0001C1T0001, frames.lengths.npy: lengths must be positive and add up to"):
+        pack_shard.main(making.arguments(folder, 0))
+
+
 def test_inputs_that_do_not_belong_together(folder):
     arguments = making.arguments(folder, 0)
-    swapped = [text.replace("f0.parquet", "f1.parquet") for text in arguments]
+    swapped = [text.replace("/f0.", "/f1.") for text in arguments]
     with pytest.raises(ShardError, match="holds other tracklets"):
         pack_shard.main(swapped)
     with pytest.raises(ShardError, match="belong together"):

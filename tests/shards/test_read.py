@@ -161,6 +161,38 @@ def test_one_bit_in_each_member_and_header(index):
     assert verify.verify(index) == []
 
 
+def test_every_bit_counts(index):
+    """One bit of each byte of each sample: members, headers and padding."""
+    rows = tables.read(index, tables.INDEX).to_pylist()
+    found: dict[str, int] = {}
+    for row in rows:
+        tar = (index.parent / row["shard"]).read_bytes()
+        data = bytearray(tar[row["offset"] : row["offset"] + row["size"]])
+        assert verify.check_sample(row, bytes(data)) == []
+        for at in range(len(data)):
+            data[at] ^= 1 << at % 8
+            lines = verify.check_sample(row, bytes(data))
+            data[at] ^= 1 << at % 8
+            assert lines and all(line.startswith(f"shard {row['shard']}, sample {row['key']}") for line in lines), (row["key"], at)
+            what = next(part for part in ("header", "padding", "digest") if part in lines[0])
+            found[what] = found.get(what, 0) + 1
+    members = [member["size"] for row in rows for member in row["members"]]
+    assert found["header"] == 512 * len(members) and found["digest"] == sum(members)
+    assert found["padding"] == sum(-size % 512 for size in members)
+
+
+def test_members_listed_with_gaps(index):
+    """Each change alone would leave bytes of the tar that nobody looks at."""
+    row = tables.read(index, tables.INDEX).to_pylist()[0]
+    data = (index.parent / row["shard"]).read_bytes()[: row["size"]]
+    members = row["members"]
+    for wrong in (members[:-1], [*members[1:], members[0]], [{**members[0], "size": members[0]["size"] - 512}, *members[1:]]):
+        lines = verify.check_sample({**row, "members": wrong}, data)
+        assert lines[0] == "shard 00000.tar, sample 0001C1T0001: INDEX lists its members with gaps or with other sizes than the sample's"
+    shorter = [{**members[0], "size": members[0]["size"] - 1}, *members[1:]]  # where padding hides it
+    assert "json: the tar's header is not that of INDEX" in verify.check_sample({**row, "members": shorter}, data)[0]
+
+
 def test_swapped_removed_and_renamed_shards(index):
     first, second = (index.parent / f"0000{n}.tar" for n in (0, 1))
     one, two = first.read_bytes(), second.read_bytes()

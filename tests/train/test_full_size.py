@@ -26,6 +26,7 @@ from pipeline.base.files import digest_file, write_json
 from pipeline.base.seeds import rng
 from pipeline.resolve_config import Sections, resolve
 from shards import pack_shard
+from tests.shards.making import write_frames
 from train import fit
 from train.tasks import Task
 from train.trainer import Training
@@ -76,14 +77,6 @@ def data(tmp_path_factory) -> Data:
         ),
         "plan": (tables.PLAN, [{"tracklet": n, "shard": 0, "order": i, "frames": FRAMES} for i, n in enumerate(names)], {}),
         "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {}),
-        "frames": (
-            tables.FRAMES,
-            [
-                {"tracklet": n, "values": b"".join(j), "lengths": [len(b) for b in j], "kept": list(range(FRAMES)), "resized": 0}
-                for n, j in jpegs.items()
-            ],
-            {"frames": {"height": 256, "width": 128}},
-        ),
         "alignment": (
             tables.ALIGNMENT,
             [whose | {"tracklet": n, "item": f"voice_{n}", "owner": f"spk_{n[:4]}"} for n in names],
@@ -100,9 +93,11 @@ def data(tmp_path_factory) -> Data:
     }
     for name, (schema, rows, meta) in write.items():
         tables.write_rows(folder / f"{name}.parquet", rows, schema, meta)
+    write_frames(folder / "frames.parquet", jpegs, 256, 128)
     index = folder / "store" / "00000.parquet"
     index.parent.mkdir()
     files = [f"--{name}={folder / name}.parquet" for name in ("tracklets", "plan", "frames", "alignment", "features")]
+    files.append(f"--stream={folder / 'frames.mjpeg'}")
     pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--shard=0", "--kind=audio", *files])
     return Data(index, folder / "split.parquet")
 

@@ -30,6 +30,7 @@ from pipeline.base.config import (
 from pipeline.base.seeds import rng
 from pipeline.resolve_config import Sections, resolve
 from shards import pack_shard
+from tests.shards.making import write_frames
 
 BANDS = 8
 CLASSES, CAMERAS = 3, 2
@@ -161,14 +162,6 @@ def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Pat
         "tracklets": (tables.TRACKLETS, tracklets, {"dataset": "toy", "cameras": CAMERAS}),
         "plan": (tables.PLAN, [{"tracklet": n, "shard": 0, "order": i, "frames": 3} for i, n in enumerate(names)], {}),
         "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {}),
-        "frames": (
-            tables.FRAMES,
-            [
-                {"tracklet": n, "values": b"".join(j), "lengths": [len(b) for b in j], "kept": [0, 1, 2], "resized": 0}
-                for n, j in jpegs.items()
-            ],
-            {"frames": {"height": 32, "width": 32}},
-        ),
         "alignment": (
             tables.ALIGNMENT,
             [
@@ -197,9 +190,11 @@ def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Pat
     }
     for name, (schema, rows, meta) in write.items():
         tables.write_rows(folder / f"{name}.parquet", rows, schema, meta)
+    write_frames(folder / "frames.parquet", jpegs, 32, 32)
     index = folder / "store" / "00000.parquet"
     index.parent.mkdir()
     files = [f"--{name}={folder / name}.parquet" for name in ("tracklets", "plan", "frames", "alignment", "features")]
+    files.append(f"--stream={folder / 'frames.mjpeg'}")
     pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--shard=0", f"--kind={kind}", *files])
     return index, folder / "split.parquet"
 

@@ -8,6 +8,7 @@ rule encode_frames:
         plan="results/plans/{dataset}.parquet",
     output:
         frames="results/features/{dataset}/frames/{shard}.parquet",
+        stream="results/features/{dataset}/frames/{shard}.mjpeg",
         quarantine="results/features/{dataset}/frames/{shard}.quarantine.parquet",
     log:
         "logs/encode_frames/{dataset}-{shard}.log",
@@ -24,10 +25,15 @@ rule encode_frames:
     params:
         root=lambda wildcards: root_of(wildcards.dataset),
         config=lambda wildcards: section(SETTINGS.datasets[wildcards.dataset].frames),
-        code=source_digest("pipeline/encode_frames.py", "pipeline/features/frames.py"),
+        code=source_digest(
+            "pipeline/encode_frames.py",
+            "pipeline/base/blocks.py",
+            "pipeline/features/frames.py",
+        ),
     shell:
-        "python -m pipeline.encode_frames {output.frames} --quarantine {output.quarantine} --tracklets {input.tracklets}"
-        " --plan {input.plan} --shard {wildcards.shard} --root={params.root:q} --config {params.config:q} --threads {threads} > {log} 2>&1"
+        "python -m pipeline.encode_frames {output.frames} --stream {output.stream} --quarantine {output.quarantine}"
+        " --tracklets {input.tracklets} --plan {input.plan} --shard {wildcards.shard} --root={params.root:q}"
+        " --config {params.config:q} --threads {threads} > {log} 2>&1"
 
 
 rule encode_companion:

@@ -8,6 +8,7 @@ rule pack_shard:
         tracklets="results/tracklets/{dataset}.parquet",
         plan="results/plans/{dataset}.parquet",
         frames="results/features/{dataset}/frames/{shard}.parquet",
+        stream="results/features/{dataset}/frames/{shard}.mjpeg",
     output:
         tar="results/shards/{dataset}-{companion}/{shard}.tar",
         twin="results/shards/{dataset}-{companion}/{shard}.parquet",
@@ -28,10 +29,12 @@ rule pack_shard:
             if wildcards.companion == "none"
             else f"--alignment {input.alignment} --features {input.features} --kind {SETTINGS.companions[wildcards.companion].kind}"
         ),
-        code=source_digest("shards/codec.py", "shards/pack_shard.py"),
+        code=source_digest(
+            "shards/codec.py", "shards/pack_shard.py", "pipeline/base/blocks.py"
+        ),
     shell:
         "python -m shards.pack_shard {output.tar} --twin {output.twin} --tracklets {input.tracklets} --plan {input.plan}"
-        " --shard {wildcards.shard} --frames {input.frames} {params.companion} > {log} 2>&1"
+        " --shard {wildcards.shard} --frames {input.frames} --stream {input.stream} {params.companion} > {log} 2>&1"
 
 
 rule index_shards:
