@@ -132,7 +132,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
         raise ShardError(
             f"an array of type {array.dtype} and shape {array.shape} cannot be stored; expected one or two axes of plain numbers"
         )
-    return _npy_header(array.dtype.str, array.shape) + array.tobytes()
+    return b"".join((_npy_header(array.dtype.str, array.shape), array))  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=4096)
@@ -374,6 +374,10 @@ def tar_header(name: str, size: int) -> bytes:
     return b"".join((encoded, bytes(100 - len(encoded)), _BEFORE, digits, b"\0", _STAMP, checksum, _AFTER))
 
 
+_LARGE = 1 << 14
+"""A member of more bytes is a part of its own; joining it to others would copy it."""
+
+
 def tar_parts(key: str, members: Members, offset: int) -> tuple[list[bytes | Extent], list[dict[str, Any]], int]:
     """A sample as tar bytes.
 
@@ -392,7 +396,7 @@ def tar_parts(key: str, members: Members, offset: int) -> tuple[list[bytes | Ext
     for suffix, data in members.items():
         size = data.size if isinstance(data, Extent) else len(data)
         gathered.append(tar_header(f"{key}.{suffix}", size))
-        if isinstance(data, Extent):
+        if isinstance(data, Extent) or size > _LARGE:
             parts += [b"".join(gathered), data]
             gathered = []
         else:

@@ -102,15 +102,15 @@ class _Features(Mapping[str, np.ndarray]):
     """FEATURES as arrays [length, width] by item, made when asked for."""
 
     def __init__(self, features: pa.Table | None) -> None:
-        self._table = features
-        names = features.column("item").to_pylist() if features is not None else []
-        self._rows = {name: row for row, name in enumerate(names)}
+        self._rows: dict[str, tuple[Any, int, int, str]] = {}
+        if features is not None:
+            columns = (features.column(name).to_pylist() for name in ("item", "length", "width", "dtype"))
+            for item, value, *shape in zip(next(columns), features.column("values"), *columns, strict=True):
+                self._rows[item] = (value, *shape)
 
     def __getitem__(self, item: str) -> np.ndarray:
-        assert self._table is not None
-        row = self._table.slice(self._rows[item], 1)
-        length, width, dtype = (row.column(c)[0].as_py() for c in ("length", "width", "dtype"))
-        values = row.column("values")[0].as_buffer()
+        value, length, width, dtype = self._rows[item]
+        values = value.as_buffer()
         if values.size != length * width * np.dtype(dtype).itemsize:
             raise ShardError(
                 f"FEATURES of item {item}: {values.size} bytes are not {dtype} [{length}, {width}]; run encode_companion again"
@@ -258,14 +258,17 @@ def map_stream(path: Path, frames: pa.Table) -> memoryview:
                 raise ShardError(
                     f"{path}: {found} bytes, the {len(sizes)} tracklets of FRAMES fill {sizes.sum()} without a gap; run encode_frames again"
                 )
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            # All of it will be read, so all pages are asked for at once where the system can.
+            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+            return memoryview(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
     except FileNotFoundError:
         raise ShardError(f"{path}: no such file, though FRAMES lists what it holds; run encode_frames again") from None
 
 
 def planned(plan: pa.Table, shard: int) -> dict[str, int]:
     """Tracklets of one shard in their order, with their numbers of frames."""
-    rows = plan.filter(pc.equal(plan.column("shard"), shard)).sort_by("order")
+    rows = plan.filter(pc.equal(plan.column("shard"), shard))
+    rows = rows.take(pc.sort_indices(rows.column("order")))
     if rows.num_rows == 0:
         raise ShardError(f"shard {shard}: PLAN has no tracklet for it; give a number from 0 to {pc.max(plan.column('shard')).as_py()}")
     return dict(zip(rows.column("tracklet").to_pylist(), rows.column("frames").to_pylist(), strict=True))

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def _reading(folder: Path, keys: list[str]) -> Iterator[dict[str, Any]]:
             for at in order:
                 assert len(store.frames(keys[at], draw[at])) == DRAWN
 
-    read, stream = _in_turns(ours, lambda: _webdataset(folder / "per_frame.tar", draw))
+    (read, _), (stream, _) = _in_turns(ours, lambda: _webdataset(folder / "per_frame.tar", draw))
     yield _row(
         f"read {DRAWN} drawn JPEGs of {FRAMES}, no decoding",
         20 * count / read,
@@ -75,27 +75,40 @@ def _reading(folder: Path, keys: list[str]) -> Iterator[dict[str, Any]]:
 
 def _packing(folder: Path, keys: list[str], encode: list[str], pack: list[str]) -> Iterator[dict[str, Any]]:
     loose = [f"{folder}/loose/{key}/{frame:03}.jpg" for key in keys for frame in range(FRAMES)]
-    tar, cat, copy = folder / "00000.tar", folder / "cat", folder / "copy"
+    tar, made, cat, copy, tree = (folder / name for name in ("finished.tar", "00000.tar", "cat", "copy", "tree"))
+    shutil.copyfile(made, tar)
     megabytes = tar.stat().st_size / 1e6
 
     def both() -> None:
         encode_frames.main(encode)
         pack_shard.main(pack)
 
-    def tree() -> None:
-        shutil.copytree(folder / "loose", folder / "tree")
+    def synced() -> None:
+        shutil.copyfile(tar, copy)
+        with open(copy, "rb+") as file:
+            os.fsync(file.fileno())
 
-    packed, whole = _in_turns(lambda: pack_shard.main(pack), lambda: shutil.copyfile(tar, copy))
-    yield _row("pack_shard: stream to tar, with twin", megabytes / packed, megabytes / whole, "MB/s", "shutil.copyfile of the finished tar")
-    for what, baseline, clean in (
-        ("each file opened, read and written to one file, in Python", lambda: _cat(loose, cat), lambda: None),
-        ("the same with a buffer and bare system calls, nothing looked at (a bound)", lambda: _bare_cat(loose, cat), lambda: None),
-        ("cat of all files into one", lambda: _command_cat(folder / "loose", cat), lambda: None),
-        ("shutil.copytree of the loose files", tree, lambda: shutil.rmtree(folder / "tree", ignore_errors=True)),
+    what = "pack_shard: stream to tar, with twin"
+    for baseline_is, baseline, new in (
+        ("shutil.copyfile of the tar, and fsync, as the tar has it; to a new file", synced, [made, copy]),
+        ("shutil.copyfile alone; to a new file", lambda: shutil.copyfile(tar, copy), [made, copy]),
+        ("shutil.copyfile alone; each over an older one", lambda: shutil.copyfile(tar, copy), []),
     ):
-        ours, theirs = _in_turns(both, baseline, clean)
-        yield _row("encode_frames + pack_shard: loose files to tar", megabytes / ours, megabytes / theirs, "MB/s", baseline_is=what)
-    steps, python = _in_turns(lambda: _start("pipeline.encode_frames", "shards.pack_shard"), lambda: (_start("os"), _start("os")))
+        ours, theirs = _in_turns(lambda: pack_shard.main(pack), baseline, new)
+        yield _row(what, megabytes / ours[0], megabytes / theirs[0], "MB/s", baseline_is)
+        if baseline is synced:
+            yield _row(f"{what}, wall time", megabytes / ours[1], megabytes / theirs[1], "MB/s", baseline_is)
+
+    made_of_both = [made, folder / "f.mjpeg"]
+    for baseline_is, baseline, rounds in (
+        ("each file opened, read and written to one file, in Python", lambda: _cat(loose, cat), ROUNDS),
+        ("the command cat, of all files into one", lambda: _command_cat(folder / "loose", cat), ROUNDS),
+        ("bare system calls and one buffer in Python: a bound", lambda: _bare_cat(loose, cat), ROUNDS),
+        ("the command cp -r, to as many loose files", lambda: subprocess.run(["cp", "-r", folder / "loose", tree], check=True), 3),
+    ):
+        ours, theirs = _in_turns(both, baseline, [*made_of_both, cat, tree], rounds)
+        yield _row("encode_frames, pack_shard: loose files to tar", megabytes / ours[0], megabytes / theirs[0], "MB/s", baseline_is)
+    (steps, _), (python, _) = _in_turns(lambda: _start("pipeline.encode_frames", "shards.pack_shard"), lambda: _start("os", "os"))
     yield _row("start of both steps, once a shard", steps, python, "s", "two Pythons that do nothing") | {"ratio": python / steps}
 
 
@@ -104,19 +117,30 @@ def _row(what: str, ours: float, baseline: float, unit: str, baseline_is: str) -
 
 
 def _in_turns(
-    ours: Callable[[], object], baseline: Callable[[], object], clean: Callable[[], object] = lambda: None
-) -> tuple[float, float]:
-    """Median seconds of processor time of both (and of what they start), one call each in turn, after one unmeasured call each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for number in range(ROUNDS + 1):
+    ours: Callable[[], object], baseline: Callable[[], object], new: Sequence[Path] = (), rounds: int = ROUNDS
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Median seconds of processor time (with that of processes they start) and of wall time of both.
+
+    One call each in turn, after one unmeasured call each; the files and folders `new` are removed before each call.
+    """
+    seconds: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
+    for number in range(rounds + 1):
         for kept, call in zip(seconds, (ours, baseline), strict=True):
-            clean()
-            start = _processor()
+            _remove(new)
+            start, begun = _processor(), time.perf_counter()
             call()
             if number:
-                kept.append(_processor() - start)
-    clean()
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+                kept.append((_processor() - start, time.perf_counter() - begun))
+    first, second = ([statistics.median(column) for column in zip(*kept, strict=True)] for kept in seconds)
+    return (first[0], first[1]), (second[0], second[1])
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _processor() -> float:
