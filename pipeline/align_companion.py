@@ -111,9 +111,9 @@ def id_speaker(runs: Mapping[str, list[Run]], prober: Prober, spent: Set[str]) -
         matching = match(needs, speakers, config.order, config.fit, config.reuse)
         if matching.unserved:
             bad = sum(bool(probe.reason) for probe in prober.seen.values())
-            for clip, probe in prober.seen.items():
-                if probe.reason:
-                    print(f"unusable clip: {voices.row(clip, 'path')['path']}: {probe.reason}: {probe.detail}")
+            for row in prober.rows():
+                if not row["usable"]:
+                    print(f"unusable clip: {row['path']}: {row['reason']}: {row['detail']}")
             print(f"align_companion: unserved: {'; '.join(map(str, matching.unserved))}", flush=True)
             free = sum(count > 0 for count in counts.values())
             raise unserved_error(matching.unserved, len(needs), free, bad, config, len(spent))
@@ -221,7 +221,8 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
     ranges: dict[str, list[tuple[int, int, int]]] = {}
     uncovered = 0
     for tracklet in sorted(voices.clips):
-        rows = [(voices.row(clip, "first", "last"), clip) for clip in voices.clips[tracklet]]
+        clips = voices.clips[tracklet]
+        rows = zip(voices.rows(clips, "first", "last"), clips, strict=True)
         last = lengths[tracklet] - 1
         mine = sorted((0 if r["first"] is None else r["first"], last if r["last"] is None else r["last"], clip) for r, clip in rows)
         expected = 0
@@ -244,7 +245,7 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
             replaced += nearest != k
             out.append((Piece(tracklet, first, end), mine[nearest][2]))
     if not out:
-        bad = [f"{voices.row(clip, 'path')['path']} ({probe.reason})" for clip, probe in prober.seen.items() if probe.reason]
+        bad = [f"{row['path']} ({row['reason']})" for row in prober.rows() if not row["usable"]]
         found = (
             f"none of {len(bad)} recordings can be used: {', '.join(bad[:3])}{', ...' * (len(bad) > 3)}"
             if bad
@@ -263,13 +264,11 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
 
 def heard_rows(pairs: Iterable[tuple[Piece, int]], prober: Prober) -> list[dict[str, Any]]:
     """Rows of ALIGNMENT for clips that were probed."""
-    known: dict[int, dict[str, Any]] = {}
-    out = []
-    for piece, clip in pairs:
-        if clip not in known:
-            known[clip] = {**prober.voices.row(clip, "item", "owner", "path", "start"), "seconds": prober.seen[clip].seconds}
-        out.append({**piece._asdict(), **known[clip]})
-    return out
+    pairs = list(pairs)
+    clips = list(dict.fromkeys(clip for _, clip in pairs))
+    rows = prober.voices.rows(clips, "item", "owner", "path", "start")
+    known = {clip: {**row, "seconds": prober.seen[clip].seconds} for clip, row in zip(clips, rows, strict=True)}
+    return [{**piece._asdict(), **known[clip]} for piece, clip in pairs]
 
 
 def synthetic_rows(runs: Mapping[str, list[Run]], config: CompanionConfig) -> list[dict[str, Any]]:
@@ -305,7 +304,7 @@ def allotted(phases: Sequence[Mapping[str, list[Run]]], prober: Prober, seed: in
         flat = [run for mine in runs.values() for run in mine]
         pairs += [(piece, clip) for run, clip in zip(flat, clips, strict=True) for piece in run]
         notes |= {name: notes.get(name, []) + told if isinstance(told, list) else told for name, told in found.items()}
-        spent |= {prober.voices.row(clip, "owner")["owner"] for clip in set(clips)}
+        spent |= {row["owner"] for row in prober.voices.rows(clips, "owner")}
     return pairs, notes
 
 
