@@ -56,12 +56,13 @@ class Row(NamedTuple):
     frames: int
 
 
-def read(folder: Path = INFO) -> Info:
-    """The released tables.
+def read(folder: Path | None = None) -> Info:
+    """The released tables; those of INFO if no folder is named.
 
     Raises:
         SourceError: they are not here.
     """
+    folder = folder or INFO
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; expected the released MARS tables there (DUBTRACK_SHARED names another place)")
     train, test = (listing.read_mat(folder / Path(path).name, variable).astype(np.int64) for path, variable in TABLES.values())
