@@ -108,8 +108,8 @@ def read_items(root: Path, config: VoicesConfig) -> tuple[pa.Table, dict[str, An
     assert owners["owner"].n_unique() == len(speakers), "two speakers share a hash"
     seconds, duration_file = _durations(file.parent)
     folder = Path(config.table).with_name("clips").as_posix()
-    found = list(listing.sizes_in(root / folder, set(clips["path"])))
-    sizes = pl.DataFrame(found, schema={"path": pl.String, "bytes": pl.Int64}, orient="row")
+    found = listing.sizes_in(root / folder, set(clips["path"]))
+    sizes = pl.DataFrame(found, schema={"path": pl.String, "bytes": pl.Int64})
 
     items = (
         clips.with_row_index("order")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
@@ -245,19 +245,20 @@ def file_sizes(root: Path, paths: Iterable[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for folder, names in sorted(wanted.items()):
         prefix = f"{folder}/" if folder else ""
-        sizes.update((prefix + name, size) for name, size in sizes_in(root / folder, names))
+        found, counted = sizes_in(root / folder, names)
+        sizes |= zip((prefix + name for name in found), counted, strict=True)
     return sizes
 
 
-def sizes_in(folder: Path, names: Set[str]) -> Iterator[tuple[str, int]]:
-    """Name and bytes of each of the given names that is a file of the folder; none if the folder is not there."""
+def sizes_in(folder: Path, names: Set[str]) -> tuple[list[str], list[int]]:
+    """Those of the given names that are files of the folder, and bytes of each; none if the folder is not there."""
     if not folder.is_dir():
-        return
+        return [], []
     with os.scandir(folder) as entries:
         found = [entry.name for entry in entries if entry.name in names and entry.is_file()]
     # a name in an open folder is cheaper to look up than a path
     at = os.open(folder, os.O_RDONLY)
     try:
-        yield from ((name, os.stat(name, dir_fd=at).st_size) for name in found)
+        return found, [os.stat(name, dir_fd=at).st_size for name in found]
     finally:
         os.close(at)
