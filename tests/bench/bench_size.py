@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipeline.allocation import match
 from pipeline.base import tables
 from pipeline.base.errors import SourceError
 from tests.bench.process import Cost, cost
-from tests.size import mars
+from tests.size import common_voice, mars
 
 FRACTIONS = (0.01, 0.1, 1.0)
 START = 0.001
@@ -182,7 +183,19 @@ def rows(scale: float = 1.0) -> list[dict[str, Any]]:
             start = time.perf_counter()
             shutil.rmtree(folder)
             print(f"size: {fraction:.1%}: {spent}, removal {time.perf_counter() - start:.0f} s", flush=True)
-    return [row for stage in STAGES for row in _table(stage, figures[stage.name], fractions)]
+    return [*(row for stage in STAGES for row in _table(stage, figures[stage.name], fractions)), _matching(fractions[-1])]
+
+
+def _matching(fraction: float) -> dict[str, Any]:
+    """The matching of all persons with all speakers, without tables."""
+    needs, speakers = mars.needs(mars.draw(mars.read(), fraction, 0)), common_voice.speakers(common_voice.draw(fraction, 0))
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        served = len(match(needs, speakers).owners)
+        seconds.append(time.process_time() - start)
+    what, ours = f"matching: {served:,} of {len(needs):,} persons, {len(speakers):,} speakers", statistics.median(seconds)
+    return {"what": what, "ours": ours, "baseline": 2.0, "unit": "s", "ratio": 2.0 / ours, "baseline_is": "what is asked for"}
 
 
 def _measure(folder: Path, fraction: float, rounds: int, figures: dict[str, Figures]) -> str:

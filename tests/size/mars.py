@@ -112,6 +112,15 @@ def rows(info: Info) -> Iterator[Row]:
             yield Row(f"{half}/{folder}", f"{folder}C{camera}T{number:04d}", last - first + 1)
 
 
+def needs(info: Info, run: int = 6) -> dict[str, int]:
+    """Clips that each person needs, of training and of test: one for every run of frames of each tracklet."""
+    table = np.concatenate([info.train, info.test])
+    runs = -(-(table[:, 1] - table[:, 0] + 1) // run)
+    people, row_of = np.unique(table[:, 2], return_inverse=True)
+    counts = np.bincount(row_of, runs).astype(int)
+    return {f"{person:04d}": count for person, count in zip(people.tolist(), counts.tolist(), strict=True) if person > 0}
+
+
 def pictures(count: int, seed: int) -> list[bytes]:
     """Distinct JPEGs in the stored form, about 2 kB each: blurred noise."""
     out = []
