@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "pipeline.sources": ["pipeline.base", "pipeline.sources"],
     "pipeline.features": ["pipeline.base", "pipeline.features"],
     "pipeline.demo": ["pipeline.base", "pipeline.demo"],
-    "pipeline": ["pipeline.base", "pipeline.sources", "pipeline.features", "pipeline.allocation"],
+    "pipeline": ["pipeline.base", "pipeline.sources", "pipeline.features", "pipeline.allocation", "pipeline.voices"],
     "shards": ["pipeline.base", "shards"],
     "model": ["pipeline.base", "model"],
     "train.losses": ["train.losses"],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.allocation import Speaker
 from pipeline.base.seeds import rng
 from pipeline.demo.common_voice import COLUMNS
 from pipeline.sources.common_voice import DURATION_COLUMNS
@@ -59,6 +60,11 @@ def draw(fraction: float, seed: int) -> Release:
         rng(seed, "size", "common_voice", "speakers").permutation(sizes(clips, speakers)),
         rng(seed, "size", "common_voice", "numbers").permutation(numbers),
     )
+
+
+def speakers(release: Release) -> list[Speaker]:
+    """Speakers as the allocation sees them."""
+    return [Speaker(client, rank, clips) for rank, (client, clips) in enumerate(zip(release.clients, release.clips.tolist(), strict=True))]
 
 
 def sounds(count: int, seed: int) -> list[bytes]:

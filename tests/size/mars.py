@@ -56,12 +56,13 @@ class Row(NamedTuple):
     frames: int
 
 
-def read(folder: Path = INFO) -> Info:
-    """The released tables.
+def read(folder: Path | None = None) -> Info:
+    """The released tables; those of INFO if no folder is named.
 
     Raises:
         SourceError: they are not here.
     """
+    folder = folder or INFO
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; expected the released MARS tables there (DUBTRACK_SHARED names another place)")
     train, test = (listing.read_mat(folder / Path(path).name, variable).astype(np.int64) for path, variable in TABLES.values())
@@ -109,6 +110,15 @@ def rows(info: Info) -> Iterator[Row]:
             number = number + 1 if before == folder else 1
             before = folder
             yield Row(f"{half}/{folder}", f"{folder}C{camera}T{number:04d}", last - first + 1)
+
+
+def needs(info: Info, run: int = 6) -> dict[str, int]:
+    """Clips that each person needs, of training and of test: one for every run of frames of each tracklet."""
+    table = np.concatenate([info.train, info.test])
+    runs = -(-(table[:, 1] - table[:, 0] + 1) // run)
+    people, row_of = np.unique(table[:, 2], return_inverse=True)
+    counts = np.bincount(row_of, runs).astype(int)
+    return {f"{person:04d}": count for person, count in zip(people.tolist(), counts.tolist(), strict=True) if person > 0}
 
 
 def pictures(count: int, seed: int) -> list[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline import read_items, read_split, read_tracklets
-from pipeline.allocation import Speaker, match
+from pipeline.allocation import match
 from pipeline.base.config import AudioConfig
 from pipeline.base.errors import SourceError
 from pipeline.base.tables import ITEMS, SPLIT, TRACKLETS, read, read_meta
@@ -30,15 +29,6 @@ PART = 0.004
 @pytest.fixture(scope="module")
 def info(golden: Path) -> mars.Info:
     return mars.read(golden / "mars_info")
-
-
-def needs(info: mars.Info) -> dict[str, int]:
-    """Clips of each person, train and test: one for every six frames of each tracklet."""
-    out: Counter[str] = Counter()
-    for first, last, person, _ in np.concatenate([info.train, info.test]).tolist():
-        if person > 0:
-            out[f"{person:04d}"] += -(-(last - first + 1) // 6)
-    return out
 
 
 @pytest.mark.real_data
@@ -91,14 +81,11 @@ def test_clips_and_speakers_are_as_many_as_asked_for_and_a_few_speakers_have_mos
 
 @pytest.mark.real_data
 def test_the_speakers_can_serve_all_of_mars_but_not_the_largest_first(info):
-    release = common_voice.draw(1, seed=0)
-    speakers = [
-        Speaker(client, rank, clips) for rank, (client, clips) in enumerate(zip(release.clients, release.clips.tolist(), strict=True))
-    ]
-    everybody = needs(info)
-    assert len(everybody) == 625 + 634
-    assert not match(everybody, speakers).unserved
-    assert len(match(everybody, speakers, "identity", "largest_first").unserved) > 100
+    speakers, needs = common_voice.speakers(common_voice.draw(1, seed=0)), mars.needs(info)
+    assert len(needs) == 625 + 634
+    assert (max(needs.values()), sum(needs.values())) == (3956, 176_567)
+    assert not match(needs, speakers).unserved
+    assert len(match(needs, speakers, "identity", "largest_first").unserved) > 100
 
 
 @pytest.mark.real_data
