@@ -112,11 +112,15 @@ def _seconds(benchmark: Path) -> float:
 def _clip_seconds(folder: Path) -> float:
     """Processor seconds for one clip, MP3 to log-mel."""
     (folder / "clips").mkdir()
-    clips = make_clips(folder / "clips", 24)
-    companion = CompanionConfig()
-    for path, seconds in [*clips.items()][:4]:
-        audio.encode(path.stem, path, None, seconds, companion, 0)
+    import soundfile
+
+    clips = [(path, soundfile.info(path).duration) for path in make_clips(folder / "clips", 24)]
+
+    def encode(path: Path, seconds: float) -> None:
+        audio.encode(path.stem, path, None, seconds, CompanionConfig(), 0)
+
+    encode(*clips[0])
     start = time.process_time()
-    for path, seconds in clips.items():
-        audio.encode(path.stem, path, None, seconds, companion, 0)
+    for clip in clips:
+        encode(*clip)
     return (time.process_time() - start) / len(clips)
