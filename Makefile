@@ -39,7 +39,7 @@ setup: .venv/ready  ## Build .venv from the hash-pinned requirements
 	@echo "building .venv with $(PYTHON) (downloads about 2.6 GB once)"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -q uv==0.13.8
-	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.txt
 	@touch $@
 
 lock: setup  ## Remake requirements*.txt from their direct lists

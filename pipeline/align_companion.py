@@ -17,13 +17,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -42,68 +38,11 @@ from pipeline.base import cli
 from pipeline.base.config import AlignmentConfig, CompanionConfig
 from pipeline.base.errors import AllocationError, SourceError
 from pipeline.base.tables import ALIGNMENT, ITEMS, PROBES, SPLIT, TRACKLETS, read, read_meta, write_rows
-from pipeline.features import ENCODERS, audio
+from pipeline.features import ENCODERS
+from pipeline.voices import Prober, Voices
 
-EVERY = 20_000
-"""Clips between two lines of progress."""
 BATCH = 64
 """Clips of one owner that are decoded before the owner is judged again; a constant, so that threads decide nothing."""
-
-
-# --- what is there ---------------------------------------------------------------------------------------------------
-
-
-class Voices:
-    """ITEMS by owner. A clip is a row number of the sorted table; an owner's clips follow the order of their source table."""
-
-    def __init__(self, items: pa.Table) -> None:
-        # The item's name comes last: the order of rows in a file must not matter.
-        self.items = items.sort_by([(name, "ascending") for name in ("owner", "order", "item")]).combine_chunks()
-        owner = self.items.column("owner")
-        code = owner.combine_chunks().dictionary_encode().indices.to_numpy()
-        bounds = [0, *(np.flatnonzero(np.diff(code)) + 1).tolist(), len(code)] if len(code) else [0]
-        self.clips = {owner[a].as_py(): range(a, b) for a, b in pairwise(bounds)}
-        rank = self.items.column("owner_order")
-        self.order = {name: rank[clips[0]].as_py() for name, clips in self.clips.items()}
-
-    def row(self, clip: int, *columns: str) -> dict[str, Any]:
-        """Some columns of one row of ITEMS."""
-        return {name: self.items.column(name)[clip].as_py() for name in columns}
-
-
-@dataclass
-class Prober:
-    """Decodes clips once each and remembers the verdict. Results do not depend on `threads`."""
-
-    voices: Voices
-    root: Path
-    config: CompanionConfig
-    threads: int
-    seen: dict[int, audio.Probe] = field(default_factory=dict)
-
-    def ask(self, clips: Iterable[int]) -> None:
-        """Decode the clips that were not decoded yet."""
-        new = [clip for clip in dict.fromkeys(clips) if clip not in self.seen]
-        with ThreadPoolExecutor(self.threads) as pool:
-            for clip, probe in zip(new, pool.map(self._probe, new), strict=True):
-                self.seen[clip] = probe
-                if len(self.seen) % EVERY == 0:
-                    print(f"align_companion: {len(self.seen)} clips decoded", flush=True)
-
-    def _probe(self, clip: int) -> audio.Probe:
-        row = self.voices.row(clip, "path", "start", "seconds")
-        return audio.probe(self.root / row["path"], row["start"], row["seconds"], self.config.audio)
-
-    def usable(self, clip: int) -> bool:
-        return not self.seen[clip].reason
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows of PROBES."""
-        out = []
-        for clip, probe in self.seen.items():
-            measured = {name: getattr(probe, name) for name in probe.__slots__}
-            out.append({**self.voices.row(clip, "item", "owner", "path"), "usable": self.usable(clip), **measured})
-        return out
 
 
 # --- who is dubbed ---------------------------------------------------------------------------------------------------
@@ -172,9 +111,9 @@ def id_speaker(runs: Mapping[str, list[Run]], prober: Prober, spent: Set[str]) -
         matching = match(needs, speakers, config.order, config.fit, config.reuse)
         if matching.unserved:
             bad = sum(bool(probe.reason) for probe in prober.seen.values())
-            for clip, probe in prober.seen.items():
-                if probe.reason:
-                    print(f"unusable clip: {voices.row(clip, 'path')['path']}: {probe.reason}: {probe.detail}")
+            for row in prober.rows():
+                if not row["usable"]:
+                    print(f"unusable clip: {row['path']}: {row['reason']}: {row['detail']}")
             print(f"align_companion: unserved: {'; '.join(map(str, matching.unserved))}", flush=True)
             free = sum(count > 0 for count in counts.values())
             raise unserved_error(matching.unserved, len(needs), free, bad, config, len(spent))
@@ -282,7 +221,8 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
     ranges: dict[str, list[tuple[int, int, int]]] = {}
     uncovered = 0
     for tracklet in sorted(voices.clips):
-        rows = [(voices.row(clip, "first", "last"), clip) for clip in voices.clips[tracklet]]
+        clips = voices.clips[tracklet]
+        rows = zip(voices.rows(clips, "first", "last"), clips, strict=True)
         last = lengths[tracklet] - 1
         mine = sorted((0 if r["first"] is None else r["first"], last if r["last"] is None else r["last"], clip) for r, clip in rows)
         expected = 0
@@ -305,7 +245,7 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
             replaced += nearest != k
             out.append((Piece(tracklet, first, end), mine[nearest][2]))
     if not out:
-        bad = [f"{voices.row(clip, 'path')['path']} ({probe.reason})" for clip, probe in prober.seen.items() if probe.reason]
+        bad = [f"{row['path']} ({row['reason']})" for row in prober.rows() if not row["usable"]]
         found = (
             f"none of {len(bad)} recordings can be used: {', '.join(bad[:3])}{', ...' * (len(bad) > 3)}"
             if bad
@@ -324,13 +264,11 @@ def recorded(tracklets: pa.Table, prober: Prober) -> tuple[list[tuple[Piece, int
 
 def heard_rows(pairs: Iterable[tuple[Piece, int]], prober: Prober) -> list[dict[str, Any]]:
     """Rows of ALIGNMENT for clips that were probed."""
-    known: dict[int, dict[str, Any]] = {}
-    out = []
-    for piece, clip in pairs:
-        if clip not in known:
-            known[clip] = {**prober.voices.row(clip, "item", "owner", "path", "start"), "seconds": prober.seen[clip].seconds}
-        out.append({**piece._asdict(), **known[clip]})
-    return out
+    pairs = list(pairs)
+    clips = list(dict.fromkeys(clip for _, clip in pairs))
+    rows = prober.voices.rows(clips, "item", "owner", "path", "start")
+    known = {clip: {**row, "seconds": prober.seen[clip].seconds} for clip, row in zip(clips, rows, strict=True)}
+    return [{**piece._asdict(), **known[clip]} for piece, clip in pairs]
 
 
 def synthetic_rows(runs: Mapping[str, list[Run]], config: CompanionConfig) -> list[dict[str, Any]]:
@@ -366,7 +304,7 @@ def allotted(phases: Sequence[Mapping[str, list[Run]]], prober: Prober, seed: in
         flat = [run for mine in runs.values() for run in mine]
         pairs += [(piece, clip) for run, clip in zip(flat, clips, strict=True) for piece in run]
         notes |= {name: notes.get(name, []) + told if isinstance(told, list) else told for name, told in found.items()}
-        spent |= {prober.voices.row(clip, "owner")["owner"] for clip in set(clips)}
+        spent |= {row["owner"] for row in prober.voices.rows(clips, "owner")}
     return pairs, notes
 
 

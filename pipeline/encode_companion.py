@@ -71,10 +71,6 @@ def main(argv: list[str] | None = None) -> None:
     config = cli.load(CompanionConfig, args.config, "companion")
     encoder = ENCODERS[config.kind]
     encoder.check(config)
-
-    import torch
-
-    torch.set_num_threads(1)  # clips side by side use the cores better than one clip in parts, and the sums keep their order
     items = items_of(read(args.alignment, ALIGNMENT), read(args.plan, PLAN, ["tracklet", "shard"]), args.shard)
     rows = list(encode(items, args.root, config, args.seed, max(args.threads, 1)))
     about = encoder.about(config)

@@ -23,7 +23,7 @@ LISTED = 10
 
 
 def join(twins: Sequence[pa.Table], tracklets: pa.Table) -> pa.Table:
-    """INDEX of all twins.
+    """INDEX of all twins; of TRACKLETS the names suffice.
 
     Raises:
         ShardError: two twins are of one tar, or the keys are not exactly the tracklets.
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         if meta[field] != about[field]:
             raise ShardError(f"index: {field} is {meta[field]} in the twins and {about[field]} in TRACKLETS; run pack_shard again")
     note = {name: value for name, value in meta.items() if name not in ("schema", "version")}
-    tables.write(args.out, join(twins, tables.read(args.tracklets, tables.TRACKLETS)), tables.INDEX, note)
+    tables.write(args.out, join(twins, tables.read(args.tracklets, tables.TRACKLETS, ["tracklet"])), tables.INDEX, note)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Layout:
         shards = index.column("shard").to_pylist()
         starts = [row for row in range(count) if row == 0 or shards[row] != shards[row - 1]]
         self.names = [shards[row] for row in starts]
+        runs = Counter(self.names)
         self.rows = list(zip(starts, [row - 1 for row in [*starts[1:], count]], strict=True))
         for name in self.names:
             if not NAME.fullmatch(name):
@@ -58,7 +60,7 @@ class Layout:
                     f"{where}: shard {name!r} is no file name of A-Z a-z 0-9 . _ - that starts with a letter, digit or _; "
                     "run pack_shard and index_shards again with another name"
                 )
-            if self.names.count(name) != 1:
+            if runs[name] != 1:
                 raise ShardError(f"{where}: shard '{name}' is listed in several runs of rows; run index_shards again")
         self.shard_of = np.repeat(np.arange(len(starts)), np.diff([*starts, count]))
         self.offsets = index.column("offset").to_numpy()

@@ -121,6 +121,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def lay_over(value: T, changes: Mapping[str, Any], where: str) -> T:
+    """A settings object with `changes` laid over it, deeply; only the fields that they name are built anew.
+
+    Raises:
+        ConfigError: as :func:`build`.
+    """
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+    return build(type(value), merge({name: plain(held) if name in changes else held for name, held in fields.items()}, changes), where)
+
+
 def inherit(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Mappings in which one may name another as its `base`: each laid over its base, and without that key.
 

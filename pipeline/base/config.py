@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pipeline.base.build import build, merge, plain
+from pipeline.base.build import lay_over
 from pipeline.base.errors import ConfigError, did_you_mean
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -692,7 +692,7 @@ class MethodConfig:
             ConfigError: a change is no setting, or its value is refused.
         """
         changes = self.stages[stage].changes
-        return build(MethodConfig, merge(plain(self), changes), f"stages.{stage}.changes") if changes else self
+        return lay_over(self, changes, f"stages.{stage}.changes") if changes else self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -90,4 +90,8 @@ def sorted_names(folder: str | os.PathLike[str]) -> list[str]:
     """Names in a folder in byte order, whatever the file system says; hidden names are left out."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    return sorted(names, key=os.fsencode)
+    if all(map(str.isascii, names)):
+        names.sort()  # byte order, too, and in half the time
+    else:
+        names.sort(key=os.fsencode)
+    return names

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import filterfalse, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ SPLITS = ("official",)
 DISTRACTOR, JUNK = "0000", "00-1"
 FOLDER = re.compile(r"00-1|\d{4}", re.ASCII)
 FRAME = re.compile(r"(?P<identity>00-1|\d{4})C(?P<camera>[1-6])T(?P<tracklet>\d{4})F(?P<frame>\d{3}|[1-9]\d{3,})\.jpg", re.ASCII)
+STEM = slice(0, 11)
+"""The part of a frame's name that is its tracklet's: all numbers before F have a fixed width."""
 
 TABLES = {
     "bbox_train": ("info/tracks_train_info.mat", "track_train_info"),
@@ -68,8 +71,12 @@ def parse_frame(name: str) -> FrameName:
     """Read one file name; :func:`format_frame` is its exact inverse."""
     match = FRAME.fullmatch(name)
     if match is None:
-        raise SourceError(f"mars: '{name}' is not a frame name; expected e.g. 0001C2T0059F001.jpg")
+        raise SourceError(_no_frame(name))
     return FrameName(match["identity"], int(match["camera"]), int(match["tracklet"]), int(match["frame"]))
+
+
+def _no_frame(name: str) -> str:
+    return f"mars: '{name}' is not a frame name; expected e.g. 0001C2T0059F001.jpg"
 
 
 def format_frame(name: FrameName) -> str:
@@ -129,20 +136,23 @@ def scan(root: Path, half: str) -> list[Tracklet]:
 
 def group(names: Sequence[str], half: str, folder: str) -> list[Tracklet]:
     """Put the file names of one person's folder together by camera and tracklet, frames by their number."""
-    try:
-        parsed = [(parse_frame(name), name) for name in names]
-    except SourceError as error:
-        raise SourceError(f"{error} (in {half}/{folder})") from None
-    parsed.sort()
-    for part, name in parsed:
-        if part.identity != folder:
+    wrong = next(filterfalse(FRAME.fullmatch, names), None)
+    if wrong is not None:
+        raise SourceError(f"{_no_frame(wrong)} (in {half}/{folder})")
+    if all(len(name) == len(names[0]) for name in names):
+        ordered = sorted(names)  # numbers of equal length: byte order is time order
+    else:
+        ordered = sorted(names, key=lambda name: (name[STEM], len(name), name))
+    tracklets = []
+    for key, run in groupby(ordered, itemgetter(STEM)):
+        files = list(run)
+        first = parse_frame(files[0])
+        if first.identity != folder:
             raise SourceError(
-                f"mars: {half}/{folder}/{name} is named after person {part.identity}; expected names that start with {folder}"
+                f"mars: {half}/{folder}/{files[0]} is named after person {first.identity}; expected names that start with {folder}"
             )
-    return [
-        Tracklet(key, folder, kind(folder), run[0][0].camera - 1, tuple(f"{half}/{folder}/{name}" for _, name in run))
-        for key, run in ((key, list(run)) for key, run in groupby(parsed, key=lambda pair: format_tracklet(pair[0])))
-    ]
+        tracklets.append(Tracklet(key, folder, kind(folder), first.camera - 1, tuple(f"{half}/{folder}/{file}" for file in files)))
+    return tracklets
 
 
 def table_rows(tracklets: Sequence[Tracklet]) -> np.ndarray:

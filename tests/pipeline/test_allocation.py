@@ -6,10 +6,12 @@ import json
 import os
 import random
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations_with_replacement, permutations, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -30,6 +32,7 @@ from pipeline.base.errors import AllocationError
 from pipeline.base.seeds import rng
 from pipeline.base.tables import ALIGNMENT, TRACKLETS, read, read_meta
 from tests.pipeline.sources import trees
+from tests.size import common_voice
 
 
 def speakers(*counts: int) -> list[Speaker]:
@@ -80,6 +83,98 @@ def test_larger_random_cases_keep_halls_condition_and_injectivity():
         assert (not found.unserved) == hall(wanted, there)
         verdicts.add(not found.unserved)
     assert verdicts == {True, False}
+
+
+def deficiency(wanted: Sequence[int], there: Sequence[int]) -> int:
+    """How many identities no matching can serve: the largest excess of identities that need some number of clips over speakers that
+    have it (Hall's condition where the sets of sufficient speakers are nested; the excess is the certificate)."""
+    needed, have = np.sort(np.asarray(wanted)), np.sort(np.asarray(there))
+    identities = len(needed) - np.searchsorted(needed, needed)
+    speakers_there = len(have) - np.searchsorted(have, needed)
+    return max(0, int((identities - speakers_there).max()))
+
+
+def random_cases(count: int, largest: int = 6) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Needs and clips of up to so many identities and speakers, with many ties."""
+    numbers = rng(0, "test", "cases")
+    for _ in range(count):
+        sizes = numbers.integers(1, largest + 1, size=2)
+        yield tuple(numbers.integers(1, 6, sizes[0]).tolist()), tuple(numbers.integers(0, 7, sizes[1]).tolist())
+
+
+def test_random_cases_serve_as_many_as_any_assignment_and_the_deficiency_says_how_many():
+    verdicts = Counter()
+    for wanted, there in random_cases(300, largest=4):
+        found = match(needs(*wanted), speakers(*there))
+        assert len(found.owners) == most_served(wanted, there) == len(wanted) - deficiency(wanted, there)
+        assert len(found.owners) + len(found.unserved) == len(wanted)
+        verdicts[len(found.unserved)] += 1
+    assert len(verdicts) > 3  # all of them served, and some, one, two of them not
+
+
+@pytest.mark.parametrize(("order", "fit"), list(product(("need", "identity"), ("best", "largest_first"))))
+@pytest.mark.parametrize("reuse", [False, True])
+def test_who_gets_whom_is_what_the_docstring_says_whatever_the_input_order(order, fit, reuse):
+    """Against a plain loop: identities by falling need and name (or by name), the free speaker by clips and published order."""
+    shuffle = random.Random(0)
+    for wanted, there in random_cases(100):
+        free = {speaker for speaker in speakers(*there) if speaker.clips}
+        expected, without, repeated = {}, [], []
+        for who, need in sorted(needs(*wanted).items(), key=lambda pair: (-pair[1], pair[0]) if order == "need" else pair[0]):
+            enough = [speaker for speaker in free if speaker.clips >= need]
+            most = max((speaker.clips for speaker in free), default=0)
+            if not enough and not (reuse and free):
+                without.append(Unserved(who, need, most))
+                continue
+            if not enough or fit == "largest_first":
+                repeated += [] if enough else [who]
+                enough = [speaker for speaker in free if speaker.clips == most]
+            chosen = min(enough, key=lambda speaker: (speaker.clips, speaker.order))
+            free.remove(chosen)
+            expected[who] = chosen.owner
+        mixed = shuffle.sample(speakers(*there), len(there))
+        found = match(dict(shuffle.sample(list(needs(*wanted).items()), len(wanted))), mixed, order, fit, reuse)
+        assert (found.owners, found.unserved, found.reused) == (expected, without, repeated)
+
+
+def left_over(there: Sequence[Speaker], owners: Iterable[str]) -> list[int]:
+    """How many free speakers have at least 1, 2, 3, ... clips."""
+    taken = set(owners)
+    return [sum(s.clips >= size for s in there if s.owner not in taken) for size in range(1, 8)]
+
+
+def test_no_other_choice_that_serves_the_same_identities_leaves_more_speakers_of_any_size():
+    wasteful = 0
+    for wanted, there in random_cases(150, largest=5):
+        everybody, voices = needs(*wanted), speakers(*there)
+        found = match(everybody, voices)
+        ours = left_over(voices, found.owners.values())
+        for chosen in permutations(voices, len(found.owners)):
+            if all(speaker.clips >= everybody[who] for who, speaker in zip(found.owners, chosen, strict=True)):
+                theirs = left_over(voices, (speaker.owner for speaker in chosen))
+                assert all(a >= b for a, b in zip(ours, theirs, strict=True))
+        largest = match(everybody, voices, fit="largest_first")
+        wasteful += largest.owners.keys() == found.owners.keys() and left_over(voices, largest.owners.values()) < ours
+    assert wasteful > 10  # negative control: largest first leaves less
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.15, 0.01])
+def test_at_full_size_as_many_are_served_as_halls_condition_allows(kept):
+    """1,261 identities on 99,289 speakers, or on the part of them that cannot serve all; the published greedy is caught."""
+    numbers = rng(0, "test", "full size")
+    wanted = np.minimum(numbers.lognormal(4.6, 0.8, 1261), 3500).astype(int) + 1
+    speaker_count = common_voice.SPEAKERS
+    there = numbers.permutation(common_voice.sizes(common_voice.CLIPS, speaker_count))[: round(speaker_count * kept)]
+    voices = [Speaker(f"spk_{k}", k, clips) for k, clips in enumerate(there.tolist())]
+    everybody = {f"{k:04d}": need for k, need in enumerate(wanted.tolist())}
+    found = match(everybody, voices)
+    clips = {voice.owner: voice.clips for voice in voices}
+    assert all(clips[owner] >= everybody[who] for who, owner in found.owners.items())
+    assert len(set(found.owners.values())) == len(found.owners) == 1261 - len(found.unserved)
+    assert len(found.unserved) == deficiency(wanted, there)
+    assert (not found.unserved) == (kept == 1.0)
+    greedy = match(everybody, voices, order="identity", fit="largest_first")
+    assert len(greedy.unserved) > deficiency(wanted, there)
 
 
 def test_published_greedy_fails_where_the_default_succeeds():

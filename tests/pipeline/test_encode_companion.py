@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from pipeline.base.errors import ConfigError, SourceError
 from pipeline.base.seeds import rng
@@ -42,13 +43,6 @@ def shard(tmp_path):
     plan = [("t1", 0, 0), ("t2", 0, 1), ("t3", 1, 0), ("t4", 2, 0)]
     write_rows(tmp_path / "p.parquet", [{"tracklet": t, "shard": s, "order": o, "frames": 12} for t, s, o in plan], PLAN)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def torch_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def step(folder: Path, number: int, threads: int = 1, seed: int = 0, config: dict[str, Any] | None = None, **audio_settings: Any) -> Path:
@@ -109,8 +103,24 @@ def test_settings_and_versions_are_noted(shard):
     assert {a.shape[1] for a in arrays(out).values()} == {40}
     assert (meta["audio"]["bands"], meta["audio"]["hop"], meta["shard"], meta["kind"]) == (40, 160, 0, "audio")
     assert (meta["form"], meta["bands"]) == ("log-mel", 40)
-    assert meta["versions"].keys() == {"soundfile", "libsndfile", "soxr", "torchaudio", "numpy"}
+    assert meta["versions"].keys() == {"soundfile", "libsndfile", "soxr", "numpy"}
     assert str(shard) not in json.dumps(meta)
+
+
+@pytest.mark.parametrize("kind", ["audio", "audio_tokens"])
+def test_torch_is_not_needed(shard, repository, kind):
+    """Importing it takes longer than a third of a shard's clips. With libsndfile out of reach, too, the step fails (negative control)."""
+    arguments = ["out.parquet", "--alignment", "a.parquet", "--plan", "p.parquet", "--shard", "0", "--root", ".", "--seed", "0"]
+    arguments += ["--config", json.dumps({"kind": kind})]
+
+    def without(*blocked: str) -> int:
+        code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); sys.path.insert(0, {str(repository)!r}); "
+        code += f"from pipeline.encode_companion import main; main({arguments!r})"
+        return subprocess.run([sys.executable, "-c", code], cwd=shard, capture_output=True, check=False).returncode
+
+    assert without("torch", "torchaudio", "torchvision", "scipy") == 0
+    assert arrays(shard / "out.parquet").keys() == {"silence", "x_0", "x_1"}
+    assert without("torch", "torchaudio", "torchvision", "scipy", "soundfile") != 0
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,19 @@ rule report:
         report_files(),
         inputs="results/report/inputs.json",
     output:
-        html="results/report.html",
+        html=report(
+            "results/report.html",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"what": "report"},
+        ),
         markdown="results/report.md",
-        csv="results/report/scores.csv",
+        csv=report(
+            "results/report/scores.csv",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"what": "table"},
+        ),
     log:
         "logs/report.log",
     benchmark:
@@ -118,10 +128,20 @@ rule ablation:
         lambda wildcards: report_files(wildcards.ablation),
         inputs="results/ablations/{ablation}/inputs.json",
     output:
-        html="results/ablations/{ablation}/report.html",
+        html=report(
+            "results/ablations/{ablation}/report.html",
+            caption="../report/ablation.rst",
+            category="Ablations",
+            labels={"ablation": "{ablation}", "what": "report"},
+        ),
         markdown="results/ablations/{ablation}/report.md",
         csv="results/ablations/{ablation}/scores.csv",
-        table="results/ablations/{ablation}/ablation.csv",
+        table=report(
+            "results/ablations/{ablation}/ablation.csv",
+            caption="../report/ablation.rst",
+            category="Ablations",
+            labels={"ablation": "{ablation}", "what": "table"},
+        ),
     log:
         "logs/ablation/{ablation}.log",
     benchmark:

@@ -53,7 +53,7 @@ rule encode_companion:
         "shard"
     conda:
         "../../environment.yml"
-    threads: 2
+    threads: 1  # jobs side by side: start-up and writing of one shard overlap with the clips of another
     resources:
         mem_mb=4000,
         runtime=20,

@@ -136,6 +136,7 @@ rule align_companion:
         code=source_digest(
             "pipeline/align_companion.py",
             "pipeline/allocation.py",
+            "pipeline/voices.py",
             "pipeline/features",
         ),
     shell:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pipeline.base.build import build, inherit, merge, plain, schema
+from pipeline.base.build import build, inherit, lay_over, merge, plain, schema
 from pipeline.base.errors import ConfigError
 
 
@@ -140,6 +140,35 @@ def test_merge_is_deep_and_changes_nothing():
     low, over = {"a": {"x": 1, "y": 2}, "b": [1, 2], "c": {"z": 1}}, {"a": {"y": 3}, "b": [9], "c": 5}
     assert merge(low, over) == {"a": {"x": 1, "y": 3}, "b": [9], "c": 5}
     assert low == {"a": {"x": 1, "y": 2}, "b": [1, 2], "c": {"z": 1}} and over == {"a": {"y": 3}, "b": [9], "c": 5}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"name": "other"},
+        {"inner": {"rate": 2}},
+        {"table": {"t": {"bands": 4}, "new": {}}},
+        {"maybe": {"bands": 5}},
+        {"free": {"a": {"d": 1}}},
+    ],
+)
+def test_laid_over_is_the_whole_built_anew(changes):
+    value = build(Outer, FULL)
+    assert lay_over(value, changes, "here") == build(Outer, merge(plain(value), changes)) and value == build(Outer, FULL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"nam": "x"}, r"here\.nam: unknown setting; did you mean 'name'"),
+        ({"inner": {"bands": 0}}, r"here\.inner: bands=0: at least 1"),
+        ({"many": 3}, r"here\.many=3: expected a list"),
+    ],
+)
+def test_what_is_laid_over_is_checked(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        lay_over(build(Outer, FULL), changes, "here")
 
 
 SECTIONS: dict[str, Any] = {

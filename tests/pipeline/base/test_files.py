@@ -91,3 +91,11 @@ def test_listing_is_in_byte_order_without_hidden_names(tmp_path):
     for name in ("b", "B", "a10", "a2", ".hidden", "é"):
         (tmp_path / name).touch()
     assert sorted_names(tmp_path) == ["B", "a10", "a2", "b", "é"]
+
+
+def test_byte_order_holds_for_names_that_are_not_utf8(tmp_path):
+    names = [b"\xc3\xa9", b"\xef\xbf\xbf", b"\xff"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).touch()
+    assert [os.fsencode(name) for name in sorted_names(tmp_path)] == names
+    assert sorted(map(os.fsdecode, names)) != list(map(os.fsdecode, names))  # negative control: their order as text is another

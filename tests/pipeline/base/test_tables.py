@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.base import tables
 from pipeline.base.errors import TableError
-from pipeline.base.tables import SPLIT, TRIALS
+from pipeline.base.tables import PLAN, SPLIT, TRIALS
 
 ROWS = [{"tracklet": name, "role": "train", "label": i} for i, name in enumerate("cab")]
 
@@ -55,6 +55,24 @@ def test_a_table_without_key_keeps_its_order(tmp_path):
 def test_check_refuses(made, message):
     with pytest.raises(TableError, match=message):
         tables.check(made, SPLIT)
+
+
+def plan(*places: tuple[int, int]) -> pa.Table:
+    rows = [{"tracklet": str(k), "shard": shard, "order": order, "frames": 1} for k, (shard, order) in enumerate(places)]
+    return pa.Table.from_pylist(rows, PLAN.arrow)
+
+
+@pytest.mark.parametrize("places", [[(3, 0), (1, 0), (3, 0)], [(0, 1), (1, 0), (1, 0)], [(2, 1), (2, 1)]])
+def test_a_key_of_two_columns_is_unique_whether_rows_are_sorted_or_not(places):
+    with pytest.raises(TableError, match=rf"1 rows repeat the key \(shard, order\), which must be unique; first: {places[-1][0]}"):
+        tables.check(plan(*places), PLAN)
+    tables.check(plan(*dict.fromkeys(places)), PLAN)
+
+
+def test_rows_are_sorted_by_both_columns_of_a_key(tmp_path):
+    tables.write(tmp_path / "t", plan((1, 0), (0, 1), (0, 0)), PLAN)
+    made = tables.read(tmp_path / "t", PLAN)
+    assert list(zip(*(made.column(name).to_pylist() for name in ("shard", "order")), strict=True)) == [(0, 0), (0, 1), (1, 0)]
 
 
 def test_rows_that_do_not_fit():
