@@ -32,6 +32,7 @@ def main() -> None:
     plan_shards.main([plan, "--tracklets", tracklets, "--shards", str(args.shards)])
     for shard in range(args.shards):
         shared = ["--tracklets", tracklets, "--plan", plan, "--shard", str(shard)]
+        shared += ["--stream", str(args.folder / "frames.mjpeg")]
         quarantine = str(args.folder / "quarantine.parquet")
         encode_frames.main([frames, "--quarantine", quarantine, "--root", args.root, *shared])
         out = args.folder / f"{shard:05d}.tar"
