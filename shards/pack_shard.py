@@ -127,8 +127,10 @@ class _Features(Mapping[str, np.ndarray]):
 def _companion(
     runs: list[tuple[int, int, str]], kept: np.ndarray, total: int, kind: str, arrays: Mapping[str, np.ndarray], name: str
 ) -> tuple[list[str], dict[str, codec.Items]]:
+    if not runs:
+        return [], {}
     where = f"ALIGNMENT of tracklet {name}"
-    items, align = codec.align_runs(runs, kept.tolist(), total, where) if runs else ([], np.array([]))
+    items, align = codec.align_runs(runs, kept.tolist(), total, where)
     return items, {kind: codec.stack_items(items, align, arrays, where)} if items else {}
 
 
@@ -153,7 +155,7 @@ def write_tar(out: IO[bytes], shard: str, packed: Iterable[Tracklet], stream: me
         row |= {"frames": len(sample.lengths), "items": len(sample.meta["items"])}
         rows.append({**row, "offset": offset, "size": size, "members": listed, "digest": codec.digest(members)})
         offset += size
-    # Not before all is made: copying empties the processor's cache, and what is made between two copies takes twice as long.
+    # Not before all is made: copying empties the processor's cache, and what is made between two copies takes a third longer.
     writer = BlockWriter(out, offset + codec.END)
     for part in parts:
         writer.write(stream[part.offset : part.offset + part.size] if isinstance(part, codec.Extent) else part)
