@@ -30,8 +30,8 @@ FRAMES, DRAWN, JPEG_BYTES = 60, 6, 6300
 """A mean MARS tracklet: frames, frames that a clip draws, bytes of a frame (stack.md section 4)."""
 QUALITY = 64
 """Gives frames of that size."""
-TRACKLETS = 208
-"""Of a shard: MARS has 1,191,003 frames, and 96 shards."""
+SHARDS, TRACKLETS = 96, 208
+"""Of MARS, which has 1,191,003 frames; tracklets of one shard. Both steps read tables of the whole data set."""
 ROUNDS = 9
 
 
@@ -150,20 +150,21 @@ def _processor() -> float:
 
 
 def _inputs(folder: Path, count: int) -> list[str]:
-    """Loose files, TRACKLETS and PLAN of one shard of `count` tracklets; returns their names."""
-    keys = [f"{number:04}C1T0001" for number in range(count)]
+    """TRACKLETS and PLAN of SHARDS shards of `count` tracklets, and loose files of the first; returns their names."""
+    names = [f"{number:05}C1T0001" for number in range(SHARDS * count)]
+    keys = names[:count]
     pictures = [_picture(number) for number in range(FRAMES)]
     for number, key in enumerate(keys):
         (folder / "loose" / key).mkdir(parents=True)
         for frame in range(FRAMES):
             (folder / "loose" / key / f"{frame:03}.jpg").write_bytes(pictures[(number + frame) % FRAMES])
     tracklets = [
-        {"tracklet": key, "dataset": "bench", "identity": key[:4], "kind": "person", "camera": 0}
-        | {"frames": [f"{key}/{frame:03}.jpg" for frame in range(FRAMES)]}
-        for key in keys
+        {"tracklet": name, "dataset": "bench", "identity": name[:4], "kind": "person", "camera": 0}
+        | {"frames": [f"{name}/{frame:03}.jpg" for frame in range(FRAMES)]}
+        for name in names
     ]
     tables.write_rows(folder / "t.parquet", tracklets, tables.TRACKLETS, {"dataset": "bench", "cameras": 1})
-    plan = [{"tracklet": key, "shard": 0, "order": order, "frames": FRAMES} for order, key in enumerate(keys)]
+    plan = [{"tracklet": name, "shard": n // count, "order": n % count, "frames": FRAMES} for n, name in enumerate(names)]
     tables.write_rows(folder / "p.parquet", plan, tables.PLAN)
     return keys
 
