@@ -28,6 +28,8 @@ from pipeline.base.config import FramesConfig
 from pipeline.base.errors import MediaError, SourceError, UserError
 from pipeline.features import frames
 
+FACTS = ("dataset", "identity", "kind", "camera")
+"""What FRAMES takes over from TRACKLETS."""
 LISTED = 10
 """Broken frames that an error spells out; the rest is counted."""
 _PIECE = 1 << 16
@@ -39,7 +41,7 @@ class Encoded:
     """One tracklet."""
 
     row: dict[str, Any]
-    """Of FRAMES, without `offset`."""
+    """Of FRAMES, without `offset` and what TRACKLETS and PLAN say."""
     jpegs: list[bytes]
     broken: list[dict[str, str]]
     """Rows of QUARANTINE."""
@@ -108,7 +110,7 @@ def encode_all(tracklets: Iterable[tuple[str, list[str]]], root: Path, config: F
 
 
 def write_stream(out: BlockWriter, encoded: Iterable[Encoded]) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[str]]:
-    """Write all frames one after another; returns the rows of FRAMES, those of QUARANTINE, and the paths that are no files."""
+    """Write all frames one after another; returns rows of FRAMES, those of QUARANTINE, and the paths that are no files."""
     rows: list[dict[str, Any]] = []
     broken: list[dict[str, str]] = []
     missing: list[str] = []
@@ -165,14 +167,15 @@ def main(argv: list[str] | None = None) -> None:
     cli.config_argument(arguments)
     args = arguments.parse_args(argv)
     config = cli.load(FramesConfig, args.config, "frames")
-    dataset = tables.read_meta(args.tracklets)["dataset"]
+    about = tables.read_meta(args.tracklets)
+    dataset = about["dataset"]
 
-    plan = tables.read(args.plan, tables.PLAN, ["tracklet", "shard"])
-    here = plan.filter(pc.equal(plan.column("shard"), args.shard)).column("tracklet")
-    if len(here) == 0:
+    plan = tables.read(args.plan, tables.PLAN)
+    here = plan.filter(pc.equal(plan.column("shard"), args.shard)).select(["tracklet", "order", "frames"]).to_pylist()
+    if not here:
         raise UserError(f"{args.plan}: no tracklet in shard {args.shard}; give a number of the plan")
-    known = tables.read(args.tracklets, tables.TRACKLETS, ["tracklet", "frames"])
-    rows = known.filter(pc.is_in(known.column("tracklet"), pa.array(here.to_pylist()))).sort_by("tracklet")
+    known = tables.read(args.tracklets, tables.TRACKLETS, ["tracklet", *FACTS, "frames"])
+    rows = known.filter(pc.is_in(known.column("tracklet"), pa.array([row["tracklet"] for row in here]))).sort_by("tracklet")
     if rows.num_rows != len(here):
         raise UserError(f"{args.plan}: shard {args.shard} has tracklets that {args.tracklets} lacks; run plan_shards again")
     pairs = zip(rows.column("tracklet").to_pylist(), rows.column("frames").to_pylist(), strict=True)
@@ -188,7 +191,10 @@ def main(argv: list[str] | None = None) -> None:
             print(f"broken frame: {row['path']}: {row['reason']}: {row['detail']}")
         tables.write_rows(args.quarantine, listed, tables.QUARANTINE, note)
         judge(made, broken, missing, args.root, config, dataset, args.shard)
-    meta = {**note, "frames": build.plain(config), "pillow": PIL.__version__, "dropped": len(listed)}
+    places = {row["tracklet"]: row for row in here}
+    facts = {row["tracklet"]: row for row in rows.select(["tracklet", *FACTS]).to_pylist()}
+    made = [{**facts[row["tracklet"]], **places[row["tracklet"]], **row} for row in made]
+    meta = {**note, "cameras": about["cameras"], "frames": build.plain(config), "pillow": PIL.__version__, "dropped": len(listed)}
     tables.write_rows(args.out, made, tables.FRAMES, meta)
 
 

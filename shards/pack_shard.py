@@ -1,6 +1,6 @@
 """Pack the samples of one shard into a tar, and list them in a Parquet twin.
 
-In:      TRACKLETS, PLAN, FRAMES of the shard and the stream it lists; with a companion also ALIGNMENT and FEATURES of the shard.
+In:      FRAMES of the shard and the stream it lists; with a companion also ALIGNMENT and FEATURES of the shard.
 Out:     <shard>.tar (a plain WebDataset tar, see codec.py) and its twin, an INDEX of this shard. The twin is written
          last: it exists = the shard is done. Equal inputs give equal bytes, in whatever order their rows come.
 Source:  layout.md sections 4 and 10. Frames are copied, never looked at: their digest comes from `encode_frames`, which had
@@ -27,6 +27,8 @@ from pipeline.base.blocks import BlockWriter
 from pipeline.base.errors import ShardError
 from shards import codec
 
+FACTS = ["tracklet", "dataset", "identity", "kind", "camera"]
+"""What a sample takes over from FRAMES as it is."""
 COMPANION_META = ("policy", "oracle", "label_derived", "seed", "test")
 """What the twin takes over from ALIGNMENT's meta."""
 FEATURES_META = ("bands", "tokens")
@@ -45,40 +47,28 @@ class Tracklet:
     companions: dict[str, codec.Items]
 
 
-def samples(
-    tracklets: pa.Table,
-    order: Mapping[str, int],
-    frames: pa.Table,
-    kind: str = "",
-    alignment: pa.Table | None = None,
-    features: pa.Table | None = None,
-) -> Iterator[Tracklet]:
+def samples(frames: pa.Table, kind: str = "", alignment: pa.Table | None = None, features: pa.Table | None = None) -> Iterator[Tracklet]:
     """The samples of a shard in the order of its plan.
 
     Args:
-        tracklets: TRACKLETS, at least those of the shard; `frames` of it is not needed.
-        order: tracklets of the shard, with their number of frames before broken ones were dropped.
         frames: FRAMES of the shard.
         kind: medium of the companion; '' without one.
         alignment: ALIGNMENT; tracklets without rows get no companion.
         features: FEATURES of the shard.
 
     Raises:
-        ShardError: a tracklet has no row in `tracklets` or `frames`, an item has no feature, or a run is out of place.
+        ShardError: an item has no feature, or a run is out of place.
     """
-    about = {row["tracklet"]: row for row in tracklets.select(["tracklet", "dataset", "identity", "kind", "camera"]).to_pylist()}
-    names, offsets, sizes, digests = (frames.column(name).to_pylist() for name in ("tracklet", "offset", "size", "digest"))
-    encoded = {name: row for row, name in enumerate(names)}
+    frames = frames.take(pc.sort_indices(frames.column("order")))
+    about = frames.select(FACTS).to_pylist()
+    totals, offsets, sizes, digests = (frames.column(name).to_pylist() for name in ("frames", "offset", "size", "digest"))
     lengths, paths, kept = (_lists(frames, name) for name in ("lengths", "paths", "kept"))
     runs = _runs(alignment)
     arrays = _Features(features)
-    for name, total in order.items():
-        if name not in about or name not in encoded:
-            table = "TRACKLETS" if name not in about else "FRAMES"
-            raise ShardError(f"tracklet {name}: PLAN names it, {table} has no such row; run plan_shards and encode_frames again")
-        row = encoded[name]
-        items, companions = _companion(runs.get(name, []), kept[row], total, kind, arrays, name)
-        meta = {**about[name], "frames": paths[row].tolist(), "items": items}
+    for row, facts in enumerate(about):
+        name = facts["tracklet"]
+        items, companions = _companion(runs.get(name, []), kept[row], totals[row], kind, arrays, name)
+        meta = {**facts, "frames": paths[row].tolist(), "items": items}
         yield Tracklet(meta, codec.Extent(offsets[row], sizes[row], digests[row]), lengths[row], companions)
 
 
@@ -165,13 +155,12 @@ def write_tar(out: IO[bytes], shard: str, packed: Iterable[Tracklet], stream: me
 
 
 def twin_meta(
-    tracklets: Mapping[str, Any],
     frames: Mapping[str, Any],
     kind: str = "",
     alignment: Mapping[str, Any] | None = None,
     features: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """INDEX meta from the metas of TRACKLETS, FRAMES, ALIGNMENT and FEATURES: dataset, cameras, frames, companion (or None).
+    """INDEX meta from the metas of FRAMES, ALIGNMENT and FEATURES: dataset, cameras, frames, companion (or None).
 
     A companion is described also where no tracklet of the shard hears it: the twins of all shards agree.
     """
@@ -183,7 +172,7 @@ def twin_meta(
         companion = {"kind": kind}
         companion |= {name: alignment[name] for name in COMPANION_META} | {name: features.get(name) for name in FEATURES_META}
     size = {name: frames["frames"][name] for name in ("height", "width")}
-    return {"dataset": tracklets["dataset"], "cameras": tracklets["cameras"], "frames": size, "companion": companion}
+    return {"dataset": frames["dataset"], "cameras": frames["cameras"], "frames": size, "companion": companion}
 
 
 def check_features(features: pa.Table, meta: Mapping[str, Any]) -> None:
@@ -211,9 +200,6 @@ def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("out", type=Path, help="<shard>.tar")
     arguments.add_argument("--twin", type=Path, required=True, help="INDEX of this shard, written last")
-    arguments.add_argument("--tracklets", type=Path, required=True)
-    arguments.add_argument("--plan", type=Path, required=True)
-    arguments.add_argument("--shard", type=int, required=True, help="number from 0")
     arguments.add_argument("--frames", type=Path, required=True)
     arguments.add_argument("--stream", type=Path, required=True, help="<shard>.mjpeg, which --frames lists")
     arguments.add_argument("--alignment", type=Path)
@@ -223,26 +209,20 @@ def main(argv: list[str] | None = None) -> None:
     if len({args.alignment is None, args.features is None, not args.kind}) != 1:
         raise ShardError("--alignment, --features and --kind belong together: give all three or none")
 
-    order = planned(tables.read(args.plan, tables.PLAN), args.shard)
-    here = pa.array(list(order))
-    tracklets = tables.read(args.tracklets, tables.TRACKLETS, ["tracklet", "dataset", "identity", "kind", "camera"])
-    tracklets = tracklets.filter(pc.is_in(tracklets.column("tracklet"), here))
     frames = tables.read(args.frames, tables.FRAMES)
-    if sorted(frames.column("tracklet").to_pylist()) != sorted(order):
-        raise ShardError(f"{args.frames}: holds other tracklets than shard {args.shard} of {args.plan}; run encode_frames again")
     alignment = features = heard = encoded = None
     if args.alignment is not None:
         alignment, heard = tables.read(args.alignment, tables.ALIGNMENT), tables.read_meta(args.alignment)
-        alignment = alignment.filter(pc.is_in(alignment.column("tracklet"), here))
+        alignment = alignment.filter(pc.is_in(alignment.column("tracklet"), frames.column("tracklet").combine_chunks()))
         features, encoded = tables.read(args.features, tables.FEATURES), tables.read_meta(args.features)
-    meta = twin_meta(tables.read_meta(args.tracklets), tables.read_meta(args.frames), args.kind, heard, encoded)
+    meta = twin_meta(tables.read_meta(args.frames), args.kind, heard, encoded)
     if features is not None and encoded is not None:
         check_features(features, encoded)
 
     args.twin.unlink(missing_ok=True)  # a twin of an older tar must not vouch for this one
     stream = map_stream(args.stream, frames)
     with files.atomic(args.out) as temporary, open(temporary, "wb", buffering=0) as out:
-        rows = write_tar(out, args.out.name, samples(tracklets, order, frames, args.kind, alignment, features), stream)
+        rows = write_tar(out, args.out.name, samples(frames, args.kind, alignment, features), stream)
     tables.write_rows(args.twin, rows, tables.INDEX, meta)
 
 
@@ -265,15 +245,6 @@ def map_stream(path: Path, frames: pa.Table) -> memoryview:
             return memoryview(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
     except FileNotFoundError:
         raise ShardError(f"{path}: no such file, though FRAMES lists what it holds; run encode_frames again") from None
-
-
-def planned(plan: pa.Table, shard: int) -> dict[str, int]:
-    """Tracklets of one shard in their order, with their numbers of frames."""
-    rows = plan.filter(pc.equal(plan.column("shard"), shard))
-    rows = rows.take(pc.sort_indices(rows.column("order")))
-    if rows.num_rows == 0:
-        raise ShardError(f"shard {shard}: PLAN has no tracklet for it; give a number from 0 to {pc.max(plan.column('shard')).as_py()}")
-    return dict(zip(rows.column("tracklet").to_pylist(), rows.column("frames").to_pylist(), strict=True))
 
 
 if __name__ == "__main__":

@@ -150,9 +150,15 @@ PLAN = Schema(
 FRAMES = Schema(
     "frames",
     2,
-    "the encoded frames of one tracklet, which lie in the stream",
+    "one tracklet and its encoded frames, which lie in the stream",
     (
         Column("tracklet", S, "tracklet of TRACKLETS"),
+        Column("dataset", S, "as in TRACKLETS, like identity, kind and camera"),
+        Column("identity", S, "identity as shipped"),
+        Column("kind", S, "'person', 'distractor' or 'junk'"),
+        Column("camera", I16, "camera index from 0"),
+        Column("order", I32, "position in the shard from 0"),
+        Column("frames", I32, "number of frames in TRACKLETS, broken ones included"),
         Column("offset", I64, "byte of its first frame in the stream, which is JPEG files one after another"),
         Column("size", I64, "bytes of its frames"),
         Column("digest", S, "SHA-256 over these bytes, taken when they were in memory"),

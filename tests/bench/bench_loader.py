@@ -218,10 +218,10 @@ def _make(folder: Path, labels: dict[str, int]) -> pa.Table:
             (folder / path).write_bytes(jpeg)
         facts.append({"tracklet": key, "dataset": "d", "identity": f"{label:04d}", "kind": "person", "camera": 0, "frames": paths})
         jpegs[key] = own
-    making.write_frames(folder / "frames.parquet", jpegs, H, W)
+    making.write_frames(folder / "frames.parquet", facts, jpegs, (H, W), {"dataset": "d", "cameras": 1})
     made, index = list(labels), []
     for number, part in enumerate((made[: len(made) // 2], made[len(made) // 2 :])):
-        index += making.write_tar(folder / f"{number:05d}.tar", tables.table(facts, tables.TRACKLETS), part, folder / "frames.parquet")
+        index += making.write_tar(folder / f"{number:05d}.tar", folder / "frames.parquet", part)
     with tarfile.open(folder / "per_frame.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for key in made:
             for t, jpeg in enumerate(jpegs[key]):

@@ -31,7 +31,7 @@ FRAMES, DRAWN, JPEG_BYTES = 60, 6, 6300
 QUALITY = 64
 """Gives frames of that size."""
 SHARDS, TRACKLETS = 96, 208
-"""Of MARS, which has 1,191,003 frames; tracklets of one shard. Both steps read tables of the whole data set."""
+"""Of MARS, which has 1,191,003 frames; tracklets of one shard. encode_frames reads tables of the whole data set."""
 ROUNDS = 9
 
 
@@ -179,10 +179,10 @@ def _picture(number: int) -> bytes:
 
 def _arguments(folder: Path) -> tuple[list[str], list[str]]:
     """Command lines of encode_frames and of pack_shard."""
-    common = ["--shard=0", f"--tracklets={folder}/t.parquet", f"--plan={folder}/p.parquet", f"--stream={folder}/f.mjpeg"]
-    size = json.dumps({"height": 256, "width": 128})
-    encode = [f"{folder}/f.parquet", f"--quarantine={folder}/q.parquet", f"--root={folder}/loose", "--config", size, *common]
-    return encode, [f"{folder}/00000.tar", f"--twin={folder}/00000.parquet", f"--frames={folder}/f.parquet", *common]
+    stream, size = f"--stream={folder}/f.mjpeg", json.dumps({"height": 256, "width": 128})
+    encode = [f"{folder}/f.parquet", stream, f"--quarantine={folder}/q.parquet", f"--root={folder}/loose", "--config", size]
+    encode += ["--shard=0", f"--tracklets={folder}/t.parquet", f"--plan={folder}/p.parquet"]
+    return encode, [f"{folder}/00000.tar", f"--twin={folder}/00000.parquet", f"--frames={folder}/f.parquet", stream]
 
 
 def _cat(paths: list[str], to: Path) -> None:

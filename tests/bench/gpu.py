@@ -387,8 +387,8 @@ def write_shards(folder: Path, size: Size) -> Any:
         paths = [f"{key}/{t:03d}.jpg" for t in range(size.stored)]
         facts.append({"tracklet": key, "dataset": "d", "identity": key[1:5], "kind": "person", "camera": number % 6, "frames": paths})
         jpegs[key] = own
-    making.write_frames(folder / "frames.parquet", jpegs, size.height, size.width)
-    index = making.write_tar(folder / "00000.tar", tables.table(facts, tables.TRACKLETS), keys, folder / "frames.parquet")
+    making.write_frames(folder / "frames.parquet", facts, jpegs, (size.height, size.width), {"dataset": "d", "cameras": 6})
+    index = making.write_tar(folder / "00000.tar", folder / "frames.parquet", keys)
     meta = {"dataset": "d", "cameras": 6, "frames": {"height": size.height, "width": size.width}, "companion": None}
     tables.write_rows(folder / "index.parquet", index, tables.INDEX, meta)
     return tables.table([{"tracklet": key, "role": "train", "label": int(key[1:5])} for key in keys], tables.SPLIT)

@@ -58,13 +58,11 @@ def make_store(folder: Path, what: str = "", kind: str = "audio") -> Path:
         for n, k in persons.items()
     ]
     jpegs = {name: [_jpeg(name, i) for i in range(FRAMES)] for name in TRACKLETS}
-    plan = [{"tracklet": n, "shard": 0, "order": i, "frames": FRAMES} for i, n in enumerate(TRACKLETS)]
     tables.write_rows(folder / "tracklets.parquet", rows, tables.TRACKLETS, {"dataset": "toy", "cameras": 2})
-    tables.write_rows(folder / "plan.parquet", plan, tables.PLAN)
-    write_frames(folder / "frames.parquet", jpegs, 32, 16)
+    write_frames(folder / "frames.parquet", rows, jpegs, (32, 16), {"dataset": "toy", "cameras": 2})
     split = [{"tracklet": n, "role": r, "label": ["0001", "0003"].index(n[:4]) if r == "train" else -1} for n, r in TRACKLETS.items()]
     tables.write_rows(folder / "split.parquet", split, tables.SPLIT)
-    names = ["tracklets", "plan", "frames"]
+    names = ["frames"]
     if what:
         _write_sound(folder, what, kind)
         names += ["alignment", "features"]
@@ -72,7 +70,7 @@ def make_store(folder: Path, what: str = "", kind: str = "audio") -> Path:
     given = [f"--stream={folder / 'frames.mjpeg'}", *(f"--{name}={folder / name}.parquet" for name in names)] + (
         [f"--kind={kind}"] if what else []
     )
-    pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--shard=0", *given])
+    pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", *given])
     return index
 
 

@@ -72,7 +72,11 @@ def test_drop_by_hand(folder):
         ("b/1.jpg", "frame", "unreadable"),
         ("b/3.jpg", "frame", "empty"),
     ]
+    for row, order in ((a, 0), (b, 1)):
+        assert (row["dataset"], row["identity"], row["kind"], row["camera"]) == ("d", row["tracklet"], "person", 0)
+        assert (row["order"], row["frames"]) == (order, len(FILES[row["tracklet"]]))
     meta = tables.read_meta(folder / "f.parquet")
+    assert meta["dataset"] == "d" and meta["cameras"] == 1
     assert meta["frames"] == {"height": 32, "width": 16, "quality": 95, "broken": "drop"} and meta["dropped"] == 2
 
 
@@ -207,9 +211,8 @@ def test_frames_of_the_stored_size_are_never_decoded(folder, monkeypatch):
 
     def steps(shard):
         encode_frames.main(command(folder, shard=shard, broken="drop"))
-        common = ["--tracklets", f"{folder}/t.parquet", "--plan", f"{folder}/p.parquet", "--shard", str(shard)]
         out = [f"{folder}/00000.tar", "--twin", f"{folder}/00000.parquet", "--frames", f"{folder}/f.parquet"]
-        pack_shard.main([*out, "--stream", f"{folder}/f.mjpeg", *common])
+        pack_shard.main([*out, "--stream", f"{folder}/f.mjpeg"])
         return Store(folder / "00000.parquet")
 
     (folder / "root" / "c" / "0.jpg").write_bytes(GOOD)
@@ -244,10 +247,9 @@ def test_real_frames_come_back_from_the_shard_byte_for_byte(real_data, tmp_path)
     plan_shards.main([str(p), "--tracklets", str(t), "--shards", "2"])
     for shard in ("0", "1"):
         f, twin = tmp_path / f"f{shard}.parquet", tmp_path / f"0000{shard}.parquet"
-        common = ["--tracklets", str(t), "--plan", str(p), "--shard", shard]
-        common += ["--stream", str(f.with_suffix(".mjpeg"))]
-        encode_frames.main([str(f), "--quarantine", str(tmp_path / "q.parquet"), "--root", str(root), "--threads", "2", *common])
-        pack_shard.main([str(twin.with_suffix(".tar")), "--twin", str(twin), "--frames", str(f), *common])
+        given, stream = ["--tracklets", str(t), "--plan", str(p), "--shard", shard], ["--stream", str(f.with_suffix(".mjpeg"))]
+        encode_frames.main([str(f), "--quarantine", str(tmp_path / "q.parquet"), "--root", str(root), "--threads", "2", *given, *stream])
+        pack_shard.main([str(twin.with_suffix(".tar")), "--twin", str(twin), "--frames", str(f), *stream])
         twins.append(str(twin))
     index_shards.main([str(tmp_path / "index.parquet"), "--tracklets", str(t), *twins])
     assert verify.verify(tmp_path / "index.parquet") == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.base import tables
 from shards import index_shards, pack_shard
@@ -62,7 +63,8 @@ def write_tables(folder: Path) -> None:
     tables.write_rows(folder / "a.parquet", runs, tables.ALIGNMENT, ALIGNMENT_META)
     for shard in (0, 1):
         names = [name for name, at in PLAN if at == shard]
-        write_frames(folder / f"f{shard}.parquet", {name: stored(name) for name in names}, 32, 16, KEPT)
+        rows = [row for name in names for row in tracklets if row["tracklet"] == name]
+        write_frames(folder / f"f{shard}.parquet", rows, {name: stored(name) for name in names}, (32, 16), about, KEPT)
         used = {run[3] for run in RUNS if run[0] in names}
         features = [
             {"item": item, "values": array.tobytes(), "length": len(array), "width": 2, "dtype": "float16"}
@@ -73,35 +75,48 @@ def write_tables(folder: Path) -> None:
 
 
 def write_frames(
-    path: Path, jpegs: Mapping[str, Sequence[bytes]], height: int, width: int, kept: Mapping[str, Sequence[int]] | None = None
+    path: Path,
+    tracklets: Sequence[Mapping[str, Any]],
+    jpegs: Mapping[str, Sequence[bytes]],
+    size: tuple[int, int],
+    about: Mapping[str, Any],
+    kept: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """FRAMES, and the stream of JPEGs beside it, of tracklets by name; `kept` where not all frames were, paths as in `tracklet`."""
+    """FRAMES of a shard, and the stream of JPEGs beside it.
+
+    Args:
+        path: of FRAMES.
+        tracklets: rows of TRACKLETS in the order of the shard.
+        jpegs: by tracklet.
+        size: height and width.
+        about: meta: dataset and cameras.
+        kept: indices of the frames, of tracklets that have not all.
+    """
     rows: list[dict[str, Any]] = []
     with open(path.with_suffix(".mjpeg"), "wb") as stream:
-        for name in sorted(jpegs):
-            data = b"".join(jpegs[name])
-            numbers = list((kept or {}).get(name, range(len(jpegs[name]))))
-            place = {"offset": stream.tell(), "size": len(data), "digest": hashlib.sha256(data).hexdigest()}
-            shape = {"lengths": [len(jpeg) for jpeg in jpegs[name]], "paths": [f"{name}/{index}.jpg" for index in numbers]}
-            rows.append({"tracklet": name, **place, **shape, "kept": numbers, "resized": 0})
+        for order, facts in sorted(enumerate(tracklets), key=lambda pair: pair[1]["tracklet"]):
+            data = b"".join(jpegs[facts["tracklet"]])
+            numbers = list((kept or {}).get(facts["tracklet"], range(len(facts["frames"]))))
+            place = {"order": order, "offset": stream.tell(), "size": len(data), "digest": hashlib.sha256(data).hexdigest()}
+            shape = {"lengths": [len(jpeg) for jpeg in jpegs[facts["tracklet"]]], "paths": [facts["frames"][index] for index in numbers]}
+            rows.append({**facts, "frames": len(facts["frames"]), **place, **shape, "kept": numbers, "resized": 0})
             stream.write(data)
-    tables.write_rows(path, rows, tables.FRAMES, {"frames": {"height": height, "width": width}})
+    tables.write_rows(path, rows, tables.FRAMES, {**about, "frames": {"height": size[0], "width": size[1]}})
 
 
-def write_tar(tar: Path, tracklets: pa.Table, names: Sequence[str], frames: Path, *sound: Any) -> list[dict[str, Any]]:
-    """A tar of the tracklets `names`, whose frames `write_frames` wrote; `sound` as in `pack_shard.samples`; returns rows of INDEX."""
+def write_tar(tar: Path, frames: Path, names: Sequence[str], *sound: Any) -> list[dict[str, Any]]:
+    """A tar of some tracklets of what `write_frames` wrote, in their order there; `sound` as in `samples`; returns rows of INDEX."""
     encoded = tables.read(frames, tables.FRAMES)
-    counts = dict(zip(tracklets.column("tracklet").to_pylist(), map(len, tracklets.column("frames").to_pylist()), strict=True))
-    samples = pack_shard.samples(tracklets, {name: counts[name] for name in names}, encoded, *sound)
+    chosen = encoded.filter(pc.is_in(encoded.column("tracklet"), pa.array(names)))
     with open(tar, "wb", buffering=0) as out:
-        return pack_shard.write_tar(out, tar.name, samples, pack_shard.map_stream(frames.with_suffix(".mjpeg"), encoded))
+        stream = pack_shard.map_stream(frames.with_suffix(".mjpeg"), encoded)
+        return pack_shard.write_tar(out, tar.name, pack_shard.samples(chosen, *sound), stream)
 
 
 def arguments(folder: Path, shard: int, sound: bool = True) -> list[str]:
     """Command line of pack_shard."""
-    out = [f"{folder}/0000{shard}.tar", "--twin", f"{folder}/0000{shard}.parquet", "--shard", str(shard)]
-    out += ["--tracklets", f"{folder}/t.parquet", "--plan", f"{folder}/p.parquet", "--frames", f"{folder}/f{shard}.parquet"]
-    out += ["--stream", f"{folder}/f{shard}.mjpeg"]
+    out = [f"{folder}/0000{shard}.tar", "--twin", f"{folder}/0000{shard}.parquet"]
+    out += ["--frames", f"{folder}/f{shard}.parquet", "--stream", f"{folder}/f{shard}.mjpeg"]
     return out + (["--alignment", f"{folder}/a.parquet", "--features", f"{folder}/e{shard}.parquet", "--kind", "audio"] if sound else [])
 
 

@@ -616,12 +616,11 @@ def pack(folder, kind, rows=None, shards=1, policy="id_speaker"):
             known.add(name)
             width = {"length": len(values), "width": BANDS, "dtype": "float16"}
             features.append({"item": name, "values": values.tobytes(), **width})
-    facts = tables.table(facts, tables.TRACKLETS)
-    making.write_frames(folder / "frames.parquet", jpegs, **source.meta["frames"])
+    making.write_frames(folder / "frames.parquet", facts, jpegs, (H, W), {"dataset": "d", "cameras": 3})
     sound = tables.table(runs, tables.ALIGNMENT), tables.table(features, tables.FEATURES)
     index = []
     for number, part in enumerate(np.array_split([row[0] for row in rows], shards)):
-        index += making.write_tar(folder / f"{number:05d}.tar", facts, part.tolist(), folder / "frames.parquet", kind, *sound)
+        index += making.write_tar(folder / f"{number:05d}.tar", folder / "frames.parquet", part.tolist(), kind, *sound)
     meta = {"dataset": "d", "cameras": 3, **{name: source.meta[name] for name in ("frames", "companion")}}
     tables.write_rows(folder / "index.parquet", index, tables.INDEX, meta)
     return folder / "index.parquet"

@@ -31,12 +31,12 @@ def main() -> None:
     tables.write(tracklets, short, tables.TRACKLETS, tables.read_meta(args.tracklets))
     plan_shards.main([plan, "--tracklets", tracklets, "--shards", str(args.shards)])
     for shard in range(args.shards):
-        shared = ["--tracklets", tracklets, "--plan", plan, "--shard", str(shard)]
-        shared += ["--stream", str(args.folder / "frames.mjpeg")]
+        given = ["--tracklets", tracklets, "--plan", plan, "--shard", str(shard), "--root", args.root]
+        stream = ["--stream", str(args.folder / "frames.mjpeg")]
         quarantine = str(args.folder / "quarantine.parquet")
-        encode_frames.main([frames, "--quarantine", quarantine, "--root", args.root, *shared])
+        encode_frames.main([frames, "--quarantine", quarantine, *given, *stream])
         out = args.folder / f"{shard:05d}.tar"
-        pack_shard.main([str(out), "--twin", str(out.with_suffix(".parquet")), "--frames", frames, *shared])
+        pack_shard.main([str(out), "--twin", str(out.with_suffix(".parquet")), "--frames", frames, *stream])
 
 
 if __name__ == "__main__":

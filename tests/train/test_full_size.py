@@ -75,7 +75,6 @@ def data(tmp_path_factory) -> Data:
             ],
             {"dataset": "toy", "cameras": 2},
         ),
-        "plan": (tables.PLAN, [{"tracklet": n, "shard": 0, "order": i, "frames": FRAMES} for i, n in enumerate(names)], {}),
         "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {}),
         "alignment": (
             tables.ALIGNMENT,
@@ -93,12 +92,12 @@ def data(tmp_path_factory) -> Data:
     }
     for name, (schema, rows, meta) in write.items():
         tables.write_rows(folder / f"{name}.parquet", rows, schema, meta)
-    write_frames(folder / "frames.parquet", jpegs, 256, 128)
+    write_frames(folder / "frames.parquet", write["tracklets"][1], jpegs, (256, 128), {"dataset": "toy", "cameras": 2})
     index = folder / "store" / "00000.parquet"
     index.parent.mkdir()
-    files = [f"--{name}={folder / name}.parquet" for name in ("tracklets", "plan", "frames", "alignment", "features")]
+    files = [f"--{name}={folder / name}.parquet" for name in ("frames", "alignment", "features")]
     files.append(f"--stream={folder / 'frames.mjpeg'}")
-    pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--shard=0", "--kind=audio", *files])
+    pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--kind=audio", *files])
     return Data(index, folder / "split.parquet")
 
 

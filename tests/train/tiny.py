@@ -160,7 +160,6 @@ def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Pat
     features = draw.standard_normal((len(names), length, BANDS)).astype(np.float16)
     write = {
         "tracklets": (tables.TRACKLETS, tracklets, {"dataset": "toy", "cameras": CAMERAS}),
-        "plan": (tables.PLAN, [{"tracklet": n, "shard": 0, "order": i, "frames": 3} for i, n in enumerate(names)], {}),
         "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {}),
         "alignment": (
             tables.ALIGNMENT,
@@ -190,12 +189,12 @@ def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Pat
     }
     for name, (schema, rows, meta) in write.items():
         tables.write_rows(folder / f"{name}.parquet", rows, schema, meta)
-    write_frames(folder / "frames.parquet", jpegs, 32, 32)
+    write_frames(folder / "frames.parquet", tracklets, jpegs, (32, 32), {"dataset": "toy", "cameras": CAMERAS})
     index = folder / "store" / "00000.parquet"
     index.parent.mkdir()
-    files = [f"--{name}={folder / name}.parquet" for name in ("tracklets", "plan", "frames", "alignment", "features")]
+    files = [f"--{name}={folder / name}.parquet" for name in ("frames", "alignment", "features")]
     files.append(f"--stream={folder / 'frames.mjpeg'}")
-    pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", "--shard=0", f"--kind={kind}", *files])
+    pack_shard.main([str(index.with_suffix(".tar")), f"--twin={index}", f"--kind={kind}", *files])
     return index, folder / "split.parquet"
 
 

@@ -5,8 +5,6 @@ rule pack_shard:
     """One tar and, written last, its twin: key, offset, size and digest of every sample."""
     input:
         unpack(companion_parts),
-        tracklets="results/tracklets/{dataset}.parquet",
-        plan="results/plans/{dataset}.parquet",
         frames="results/features/{dataset}/frames/{shard}.parquet",
         stream="results/features/{dataset}/frames/{shard}.mjpeg",
     output:
@@ -33,8 +31,8 @@ rule pack_shard:
             "shards/codec.py", "shards/pack_shard.py", "pipeline/base/blocks.py"
         ),
     shell:
-        "python -m shards.pack_shard {output.tar} --twin {output.twin} --tracklets {input.tracklets} --plan {input.plan}"
-        " --shard {wildcards.shard} --frames {input.frames} --stream {input.stream} {params.companion} > {log} 2>&1"
+        "python -m shards.pack_shard {output.tar} --twin {output.twin} --frames {input.frames} --stream {input.stream}"
+        " {params.companion} > {log} 2>&1"
 
 
 rule index_shards:
