@@ -2,7 +2,7 @@
 
 In:      TRACKLETS, PLAN, the pictures below the data set's root.   Out: a stream (JPEG files one after another, tracklet
          after tracklet: players open it), QUARANTINE, and FRAMES, which says where each tracklet lies in the stream. FRAMES
-         is written last: it exists = the shard is done. Never more than a few tracklets are in memory.
+         is written last: it exists = the shard is done. One tracklet at a time is in memory.
 Source:  layout.md section 9; promise R4: a broken picture is never passed over in silence. `broken: stop` ends the step
          after the whole shard was scanned; `broken: drop` leaves broken frames out and lists them.
 """
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +48,28 @@ class Encoded:
     """Paths that are no files."""
 
 
-def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesConfig) -> Encoded:
-    """All frames of one tracklet; broken and missing ones are listed, not raised."""
-    jpegs: list[bytes] = []
-    kept: list[int] = []
-    made = 0
-    broken, missing = [], []
-    digest = hashlib.sha256()
+Submit = Callable[..., Future[tuple[bytes, bool]]]
+"""As `Executor.submit`, of :func:`frames.encode`."""
+
+
+def immediately(call: Callable[..., tuple[bytes, bool]], *arguments: Any) -> Future[tuple[bytes, bool]]:
+    """Call in this thread."""
+    future: Future[tuple[bytes, bool]] = Future()
+    try:
+        future.set_result(call(*arguments))
+    except MediaError as error:
+        future.set_exception(error)
+    return future
+
+
+def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesConfig, submit: Submit = immediately) -> Encoded:
+    """All frames of one tracklet; broken and missing ones are listed, not raised.
+
+    Frames that have to be made are given to `submit`. Frames that are taken as they are stay in this thread: to read one and to
+    look at its markers takes microseconds, less than to hand it over.
+    """
+    missing: list[str] = []
+    found: list[tuple[int, bytes, Future[tuple[bytes, bool]] | None]] = []
     below = f"{root}/"  # strings, because a Path for each frame takes as long as reading it
     for index, path in enumerate(paths):
         if path.startswith("/") or ".." in path.split("/"):
@@ -67,10 +81,21 @@ def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesC
             continue
         except OSError as error:
             raise SourceError(f"tracklet {tracklet}: '{path}' below {root} cannot be read ({error.strerror})") from None
+        if frames.is_stored_form(data, config.height, config.width):
+            found.append((index, data, None))
+        else:
+            found.append((index, data, submit(frames.encode, data, config)))
+
+    jpegs: list[bytes] = []
+    kept: list[int] = []
+    broken: list[dict[str, str]] = []
+    made = 0
+    digest = hashlib.sha256()
+    for index, data, future in found:
         try:
-            jpeg, resized = frames.encode(data, config)
+            jpeg, resized = (data, False) if future is None else future.result()
         except MediaError as error:
-            broken.append({"path": path, "what": "frame", "reason": error.reason, "detail": error.detail})
+            broken.append({"path": paths[index], "what": "frame", "reason": error.reason, "detail": error.detail})
             continue
         jpegs.append(jpeg)
         kept.append(index)
@@ -95,18 +120,12 @@ def _read(path: str) -> bytes:
 
 
 def encode_all(tracklets: Iterable[tuple[str, list[str]]], root: Path, config: FramesConfig, threads: int) -> Iterator[Encoded]:
-    """:func:`encode_tracklet` for each (tracklet, paths), in their order, whatever `threads`; few tracklets ahead of the reader."""
+    """:func:`encode_tracklet` for each (tracklet, paths), in their order, one after another, whatever `threads`."""
     if threads == 1:
         yield from (encode_tracklet(*pair, root, config) for pair in tracklets)
         return
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Encoded]] = deque()
-        for pair in tracklets:
-            waiting.append(pool.submit(encode_tracklet, *pair, root, config))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from (encode_tracklet(*pair, root, config, pool.submit) for pair in tracklets)
 
 
 def write_stream(out: BlockWriter, encoded: Iterable[Encoded]) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[str]]:
