@@ -92,18 +92,17 @@ class _Features(Mapping[str, np.ndarray]):
     """FEATURES as arrays [length, width] by item, made when asked for."""
 
     def __init__(self, features: pa.Table | None) -> None:
-        self._rows: dict[str, tuple[Any, int, int, str]] = {}
+        self._rows: dict[str, tuple[memoryview, int, int, str]] = {}
         if features is not None:
             columns = (features.column(name).to_pylist() for name in ("item", "length", "width", "dtype"))
-            for item, value, *shape in zip(next(columns), features.column("values"), *columns, strict=True):
+            for item, value, *shape in zip(next(columns), _views(features.column("values")), *columns, strict=True):
                 self._rows[item] = (value, *shape)
 
     def __getitem__(self, item: str) -> np.ndarray:
-        value, length, width, dtype = self._rows[item]
-        values = value.as_buffer()
-        if values.size != length * width * np.dtype(dtype).itemsize:
+        values, length, width, dtype = self._rows[item]
+        if values.nbytes != length * width * np.dtype(dtype).itemsize:
             raise ShardError(
-                f"FEATURES of item {item}: {values.size} bytes are not {dtype} [{length}, {width}]; run encode_companion again"
+                f"FEATURES of item {item}: {values.nbytes} bytes are not {dtype} [{length}, {width}]; run encode_companion again"
             )
         return np.frombuffer(values, dtype).reshape(length, width)
 
@@ -112,6 +111,15 @@ class _Features(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+
+def _views(column: pa.ChunkedArray) -> Iterator[memoryview]:
+    """The values of a large_binary column where they lie; its scalars would be copies."""
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        cuts = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        view = memoryview(data) if data else memoryview(b"")
+        yield from (view[a:b] for a, b in pairwise(cuts))
 
 
 def _companion(

@@ -44,6 +44,8 @@ class Schema:
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
     """Columns that together are unique; rows are written in their order."""
+    raw: tuple[str, ...] = ()
+    """Columns written as they are: compressing log-mel saves a seventh and takes an eighth of the time that making it does."""
 
     @property
     def arrow(self) -> pa.Schema:
@@ -185,6 +187,7 @@ FEATURES = Schema(
         Column("dtype", S, "NumPy type, e.g. 'float16'"),
     ),
     ("item",),
+    ("values",),
 )
 QUARANTINE = Schema(
     "quarantine",
@@ -319,7 +322,19 @@ def write(path: str | os.PathLike[str], made: pa.Table, schema: Schema, meta: Ma
     note = {"schema": schema.name, "version": schema.version, **(meta or {})}
     made = made.replace_schema_metadata({META: json.dumps(note, sort_keys=True, ensure_ascii=False).encode()})
     with atomic(path) as temporary:
-        pq.write_table(made, temporary, compression="zstd", row_group_size=1 << 16, store_schema=True, write_statistics=True)
+        pq.write_table(made, temporary, row_group_size=1 << 16, store_schema=True, **_encoding(schema))
+
+
+def _encoding(schema: Schema) -> dict[str, Any]:
+    """How columns are written: zstd, dictionaries and statistics for all but the raw ones."""
+    if not schema.raw:
+        return {"compression": "zstd"}
+    rest = [column.name for column in schema.columns if column.name not in schema.raw]
+    return {
+        "compression": dict.fromkeys(rest, "zstd") | dict.fromkeys(schema.raw, "none"),
+        "use_dictionary": rest,
+        "write_statistics": rest,
+    }
 
 
 def write_rows(

@@ -1,6 +1,7 @@
 """Tables: checked, sorted, byte-identical, with provenance."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.base import tables
@@ -27,6 +28,15 @@ def test_same_rows_same_bytes(tmp_path):
     assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
     tables.write_rows(tmp_path / "d", ROWS, SPLIT, {"x": 2, "y": 2})
     assert (tmp_path / "d").read_bytes() != (tmp_path / "a").read_bytes()  # negative control
+
+
+def test_raw_columns_are_written_as_they_are(tmp_path):
+    rows = [{"item": "a", "values": bytes(4000), "length": 20, "width": 100, "dtype": "float16"}]
+    tables.write_rows(tmp_path / "f.parquet", rows, tables.FEATURES)
+    columns = pq.ParquetFile(tmp_path / "f.parquet").metadata.row_group(0)
+    found = {columns.column(k).path_in_schema: columns.column(k).compression for k in range(columns.num_columns)}
+    assert found == {"item": "ZSTD", "values": "UNCOMPRESSED", "length": "ZSTD", "width": "ZSTD", "dtype": "ZSTD"}
+    assert tables.read(tmp_path / "f.parquet", tables.FEATURES).to_pylist() == rows
 
 
 def test_no_rows(tmp_path):
