@@ -394,7 +394,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, probes, meta = align(
         read(args.tracklets, TRACKLETS), splits, read(args.items, ITEMS), args.root, config, args.seed, max(args.threads, 1)
     )
-    meta["items"] = read_meta(args.items)
+    meta |= {"dataset": read_meta(args.tracklets)["dataset"], "items": read_meta(args.items)}
     write_rows(args.probes, probes, PROBES, {"policy": meta["policy"], "counts": meta["counts"]})
     write_rows(args.out, rows, ALIGNMENT, meta)
     counts = meta["counts"]

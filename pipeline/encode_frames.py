@@ -32,7 +32,7 @@ FACTS = ("dataset", "identity", "kind", "camera")
 LISTED = 10
 """Broken frames that an error spells out; the rest is counted."""
 _PIECE = 1 << 16
-"""Bytes that one call reads: more than a frame has."""
+"""Bytes that one call reads: more than a frame of the known data sets has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesC
             raise SourceError(f"tracklet {tracklet}: frame path '{path}' leaves the data set's root; paths must be relative to it")
         try:
             data = _read(below + path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # ValueError: a NUL, which no name has
             missing.append(path)
             continue
         except OSError as error:
@@ -112,8 +112,11 @@ def _read(path: str) -> bytes:
     file = os.open(path, os.O_RDONLY)
     try:
         data = os.read(file, _PIECE)
-        while more := os.read(file, _PIECE):  # only an empty answer says that a file has ended
-            data += more
+        if more := os.read(file, _PIECE):  # only an empty answer says that a file has ended
+            parts = [data, more]
+            while more := os.read(file, _PIECE):
+                parts.append(more)
+            data = b"".join(parts)
         return data
     finally:
         os.close(file)
@@ -203,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     args.out.unlink(missing_ok=True)  # a table of an older stream must not vouch for this one
     with files.atomic(args.stream) as temporary:
         with open(temporary, "wb", buffering=0) as stream:
-            made, broken, missing = write_stream(BlockWriter(stream), encode_all(pairs, args.root, config, args.threads))
+            made, broken, missing = write_stream(BlockWriter(stream), encode_all(pairs, args.root, config, max(args.threads, 1)))
         # The log names every broken frame, even where the error below spells out only some.
         listed = list({row["path"]: row for row in broken}.values())  # two tracklets may share a file
         for row in listed:

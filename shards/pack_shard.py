@@ -9,7 +9,7 @@ Source:  layout.md sections 4 and 10. Frames are copied, never looked at: their 
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +34,9 @@ COMPANION_META = ("policy", "oracle", "label_derived", "seed", "test")
 FEATURES_META = ("bands", "tokens")
 """What it takes over from FEATURES' meta: width of a companion frame; which frozen encoder made the tokens (null: none did)."""
 
+_HELD = 1 << 24
+"""Bytes of samples, frames not counted, that are made before they are written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tracklet:
@@ -57,12 +60,13 @@ def samples(frames: pa.Table, kind: str = "", alignment: pa.Table | None = None,
         features: FEATURES of the shard.
 
     Raises:
-        ShardError: an item has no feature, or a run is out of place.
+        ShardError: an item has no feature, a run is out of place, or a row of FRAMES contradicts itself.
     """
     frames = frames.take(pc.sort_indices(frames.column("order")))
     about = frames.select(FACTS).to_pylist()
     totals, offsets, sizes, digests = (frames.column(name).to_pylist() for name in ("frames", "offset", "size", "digest"))
     lengths, paths, kept = (_lists(frames, name) for name in ("lengths", "paths", "kept"))
+    _check_frames(frames)
     runs = _runs(alignment)
     arrays = _Features(features)
     for row, facts in enumerate(about):
@@ -70,6 +74,22 @@ def samples(frames: pa.Table, kind: str = "", alignment: pa.Table | None = None,
         items, companions = _companion(runs.get(name, []), kept[row], totals[row], kind, arrays, name)
         meta = {**facts, "frames": paths[row].tolist(), "items": items}
         yield Tracklet(meta, codec.Extent(offsets[row], sizes[row], digests[row]), lengths[row], companions)
+
+
+def _check_frames(frames: pa.Table) -> None:
+    """Refuse rows in which lengths, paths and kept frames do not belong together; over all rows at once."""
+    counts = {name: pc.list_value_length(frames.column(name)).to_numpy() for name in ("lengths", "paths", "kept")}
+    total, kept = frames.column("frames").to_numpy(), pc.list_flatten(frames.column("kept")).to_numpy()
+    row = np.repeat(np.arange(frames.num_rows), counts["kept"])
+    fault = (counts["kept"] == 0) | (counts["kept"] != counts["lengths"]) | (counts["kept"] != counts["paths"])
+    fault[row[(kept < 0) | (kept >= total[row])]] = True
+    fault[row[1:][(np.diff(kept) <= 0) & (np.diff(row) == 0)]] = True
+    if fault.any():
+        at = int(fault.argmax())
+        raise ShardError(
+            f"FRAMES of tracklet {frames.column('tracklet')[at]}: {counts['lengths'][at]} lengths, {counts['paths'][at]} paths, "
+            f"{counts['kept'][at]} kept of {total[at]} frames; expected as many of each, kept frames rising from 0; run encode_frames again"
+        )
 
 
 def _lists(table: pa.Table, name: str) -> Sequence[np.ndarray]:
@@ -132,34 +152,56 @@ def _companion(
     return items, {kind: codec.stack_items(items, align, arrays, where)} if items else {}
 
 
-def write_tar(out: IO[bytes], shard: str, packed: Iterable[Tracklet], stream: memoryview) -> list[dict[str, Any]]:
+def write_tar(out: IO[bytes], shard: str, packed: Iterable[Tracklet], stream: IO[bytes]) -> list[dict[str, Any]]:
     """Write samples one after another and the end of the archive; returns the rows of INDEX.
 
     Args:
         out: the tar, opened without a buffer.
         shard: its file name.
         packed: what to write.
-        stream: the file that holds the frames.
+        stream: the file that holds the frames, opened without a buffer.
+
+    Raises:
+        ShardError: the stream cannot be read to the end of what FRAMES lists.
     """
     rows: list[dict[str, Any]] = []
-    parts: list[bytes | codec.Extent] = []
-    offset = 0
+    writer = BlockWriter(out)
+    made: list[tuple[str, list[bytes | codec.Extent]]] = []
+    offset = held = 0
     for sample in packed:
         key = sample.meta["tracklet"]
         members = codec.members(sample.meta, sample.frames, sample.lengths, sample.companions)
-        made, listed, size = codec.tar_parts(key, members, offset)
-        parts += made
+        parts, listed, size = codec.tar_parts(key, members, offset)
         row = {"shard": shard, "key": key, **{field: sample.meta[field] for field in ("identity", "kind", "camera")}}
         row |= {"frames": len(sample.lengths), "items": len(sample.meta["items"])}
         rows.append({**row, "offset": offset, "size": size, "members": listed, "digest": codec.digest(members)})
         offset += size
-    # Not before all is made: copying empties the processor's cache, and what is made between two copies takes a third longer.
-    writer = BlockWriter(out, offset + codec.END)
-    for part in parts:
-        writer.write(stream[part.offset : part.offset + part.size] if isinstance(part, codec.Extent) else part)
+        # Many samples are made before they are written: copying empties the processor's cache, and making takes a third longer then.
+        made.append((key, parts))
+        held += size - sample.frames.size
+        if held > _HELD:
+            _write(writer, stream, made)
+            made, held = [], 0
+    _write(writer, stream, made)
     writer.write(bytes(codec.END))
     writer.flush()
     return rows
+
+
+def _write(writer: BlockWriter, stream: IO[bytes], made: Sequence[tuple[str, list[bytes | codec.Extent]]]) -> None:
+    for key, parts in made:
+        for part in parts:
+            if not isinstance(part, codec.Extent):
+                writer.write(part)
+                continue
+            try:
+                writer.copy(stream, part.offset, part.size)
+            except EOFError as error:
+                raise ShardError(f"{stream.name}, frames of tracklet {key}: {error}; run encode_frames again") from None
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):  # that is the tar's disk
+                    raise
+                raise ShardError(f"{stream.name}, frames of tracklet {key}: cannot be copied ({error.strerror})") from None
 
 
 def twin_meta(
@@ -181,6 +223,20 @@ def twin_meta(
         companion |= {name: alignment[name] for name in COMPANION_META} | {name: features.get(name) for name in FEATURES_META}
     size = {name: frames["frames"][name] for name in ("height", "width")}
     return {"dataset": frames["dataset"], "cameras": frames["cameras"], "frames": size, "companion": companion}
+
+
+def check_parts(tar: Path, frames: Mapping[str, Any], alignment: Mapping[str, Any] | None, features: Mapping[str, Any] | None) -> None:
+    """Refuse tables of another shard or data set than the tar's, from their metas.
+
+    Raises:
+        ShardError: names the table, what was found and what was expected.
+    """
+    if tar.stem != f"{frames['shard']:05d}":
+        raise ShardError(f"{tar}: FRAMES is of shard {frames['shard']}, whose tar is called {frames['shard']:05d}.tar; give its own tables")
+    if features is not None and features["shard"] != frames["shard"]:
+        raise ShardError(f"{tar}: FEATURES is of shard {features['shard']}, FRAMES of shard {frames['shard']}; give both of one shard")
+    if alignment is not None and alignment["dataset"] != frames["dataset"]:
+        raise ShardError(f"{tar}: ALIGNMENT is of {alignment['dataset']}, FRAMES of {frames['dataset']}; give both of one data set")
 
 
 def check_features(features: pa.Table, meta: Mapping[str, Any]) -> None:
@@ -223,36 +279,40 @@ def main(argv: list[str] | None = None) -> None:
         alignment, heard = tables.read(args.alignment, tables.ALIGNMENT), tables.read_meta(args.alignment)
         alignment = alignment.filter(pc.is_in(alignment.column("tracklet"), frames.column("tracklet").combine_chunks()))
         features, encoded = tables.read(args.features, tables.FEATURES), tables.read_meta(args.features)
-    meta = twin_meta(tables.read_meta(args.frames), args.kind, heard, encoded)
+    about = tables.read_meta(args.frames)
+    check_parts(args.out, about, heard, encoded)
+    if not frames.num_rows:
+        raise ShardError(f"{args.frames}: FRAMES lists no tracklet; run encode_frames again")
+    meta = twin_meta(about, args.kind, heard, encoded)
     if features is not None and encoded is not None:
         check_features(features, encoded)
 
     args.twin.unlink(missing_ok=True)  # a twin of an older tar must not vouch for this one
-    stream = map_stream(args.stream, frames)
-    with files.atomic(args.out) as temporary, open(temporary, "wb", buffering=0) as out:
+    with open_stream(args.stream, frames) as stream, files.atomic(args.out) as temporary, open(temporary, "wb", buffering=0) as out:
         rows = write_tar(out, args.out.name, samples(frames, args.kind, alignment, features), stream)
     tables.write_rows(args.twin, rows, tables.INDEX, meta)
 
 
-def map_stream(path: Path, frames: pa.Table) -> memoryview:
-    """The bytes of all frames that FRAMES lists.
+def open_stream(path: Path, frames: pa.Table) -> IO[bytes]:
+    """The file of all frames that FRAMES lists, without a buffer.
 
     Raises:
-        ShardError: the file is missing or has another size than its tracklets fill.
+        ShardError: it is missing, cannot be read, or has another size than its tracklets fill.
     """
     offsets, sizes = (frames.column(name).to_numpy() for name in ("offset", "size"))
     try:
-        with open(path, "rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            if not np.array_equal(offsets, np.cumsum(sizes) - sizes) or sizes.sum() != found:
-                raise ShardError(
-                    f"{path}: {found} bytes, the {len(sizes)} tracklets of FRAMES fill {sizes.sum()} without a gap; run encode_frames again"
-                )
-            # All of it will be read, so all pages are asked for at once where the system can.
-            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-            return memoryview(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
+        file = open(path, "rb", buffering=0)  # noqa: SIM115
     except FileNotFoundError:
         raise ShardError(f"{path}: no such file, though FRAMES lists what it holds; run encode_frames again") from None
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror}); it should be the stream that encode_frames made") from None
+    found = os.fstat(file.fileno()).st_size
+    if not np.array_equal(offsets, np.cumsum(sizes) - sizes) or sizes.sum() != found:
+        file.close()
+        raise ShardError(
+            f"{path}: {found} bytes, the {len(sizes)} tracklets of FRAMES fill {sizes.sum()} without a gap; run encode_frames again"
+        )
+    return file
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The file is flushed to disk before the rename, so a finished name never holds half a file.
     A block that raises leaves nothing behind.
+
+    Raises:
+        UserError: the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +39,14 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            raise UserError(
+                f"{path}: no space left to write it ({os.strerror(error.errno)}; {free / 1e6:.0f} MB are free there now that its beginning "
+                "is deleted again); make room and run the same command again"
+            ) from None
         raise
 
 

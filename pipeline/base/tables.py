@@ -318,7 +318,8 @@ def check(made: pa.Table, schema: Schema, where: str = "") -> pa.Table:
 
 def write(path: str | os.PathLike[str], made: pa.Table, schema: Schema, meta: Mapping[str, Any] | None = None) -> None:
     """Check, sort by key and write, with provenance in the metadata; atomic, and the same rows give the same bytes."""
-    made = check(_sorted(made, schema), schema, str(path))
+    # In one piece: Parquet cuts its pages where pieces end, and how many there are may depend on how many cores made them.
+    made = check(_sorted(made, schema), schema, str(path)).combine_chunks()
     note = {"schema": schema.name, "version": schema.version, **(meta or {})}
     made = made.replace_schema_metadata({META: json.dumps(note, sort_keys=True, ensure_ascii=False).encode()})
     with atomic(path) as temporary:

@@ -46,7 +46,7 @@ def rows(scale: float = 1.0) -> list[dict]:
         encode, pack = _arguments(folder)
         encode_frames.main(encode)
         pack_shard.main(pack)
-        return [*_reading(folder, keys), *_packing(folder, keys, encode, pack), *_packing_sound(folder, keys, pack)]
+        return [*_reading(folder, keys), *_packing(folder, keys, encode, pack), *_packing_sound(folder, keys, encode, pack)]
 
 
 def _reading(folder: Path, keys: list[str]) -> Iterator[dict[str, Any]]:
@@ -114,9 +114,10 @@ def _packing(folder: Path, keys: list[str], encode: list[str], pack: list[str]) 
     yield _row("start of both steps, once a shard", steps, python, "s", "two Pythons that do nothing") | {"ratio": python / steps}
 
 
-def _packing_sound(folder: Path, keys: list[str], pack: list[str]) -> Iterator[dict[str, Any]]:
+def _packing_sound(folder: Path, keys: list[str], encode: list[str], pack: list[str]) -> Iterator[dict[str, Any]]:
     """The same shard when every tracklet is dubbed: more bytes of sound than of frames."""
     _write_sound(folder, keys)
+    encode_frames.main(encode)
     tar, copy = folder / "00000.tar", folder / "copy"
     given = [*pack, "--alignment", f"{folder}/a.parquet", "--features", f"{folder}/s.parquet", "--kind", "audio"]
     pack_shard.main(given)
@@ -140,14 +141,14 @@ def _write_sound(folder: Path, keys: list[str]) -> None:
         {"tracklet": key, "first": first, "last": last, "item": item, "owner": key, "path": f"{item}.mp3", "start": None, "seconds": 5.0}
         for key, first, last, item in runs
     ]
-    about = {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 0, "test": False}
+    about = {"dataset": "bench", "kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 0, "test": False}
     tables.write_rows(folder / "a.parquet", alignment, tables.ALIGNMENT, about)
     noise = rng(0, "bench", "mel")
     features = [
         {"item": item, "values": noise.bytes(2 * MEL[0] * MEL[1]), "length": MEL[0], "width": MEL[1], "dtype": "float16"}
         for *_, item in runs
     ]
-    tables.write_rows(folder / "s.parquet", features, tables.FEATURES, {"kind": "audio", "form": "log-mel", "bands": MEL[1]})
+    tables.write_rows(folder / "s.parquet", features, tables.FEATURES, {"kind": "audio", "shard": 0, "form": "log-mel", "bands": MEL[1]})
 
 
 def _row(what: str, ours: float, baseline: float, unit: str, baseline_is: str) -> dict[str, Any]:

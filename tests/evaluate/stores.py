@@ -80,7 +80,7 @@ def _write_sound(folder: Path, what: str, kind: str) -> None:
         {"tracklet": n, "first": 0, "last": FRAMES - 1, "item": item, "owner": item, "path": "", "start": None, "seconds": 1.0}
         for n, item in heard.items()
     ]
-    tables.write_rows(folder / "alignment.parquet", runs, tables.ALIGNMENT, {"kind": kind, "seed": 0, **HEARD[what]})
+    tables.write_rows(folder / "alignment.parquet", runs, tables.ALIGNMENT, {"dataset": "toy", "kind": kind, "seed": 0, **HEARD[what]})
     values = {item: rng(0, "sound", item).standard_normal((ITEM_FRAMES, BANDS)).astype(np.float16) for item in set(heard.values())}
     rows = [
         {"item": item, "values": array.tobytes(), "length": ITEM_FRAMES, "width": BANDS, "dtype": "float16"}
@@ -88,7 +88,7 @@ def _write_sound(folder: Path, what: str, kind: str) -> None:
     ]
     tokens = {"encoder": "logmel_stub", "weights_sha256": "", "length": ITEM_FRAMES, "rate": 16000, "seconds": 5.0}
     form = {"form": "tokens", "tokens": tokens} if kind == "audio_tokens" else {"form": "log-mel"}
-    tables.write_rows(folder / "features.parquet", rows, tables.FEATURES, {"kind": kind, "bands": BANDS, **form})
+    tables.write_rows(folder / "features.parquet", rows, tables.FEATURES, {"kind": kind, "shard": 0, "bands": BANDS, **form})
 
 
 def _jpeg(name: str, index: int) -> bytes:

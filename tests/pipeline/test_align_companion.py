@@ -478,7 +478,7 @@ def test_recorded_sound_of_an_unknown_tracklet_is_an_error(tmp_path):
 def test_the_step_gives_the_same_bytes_whatever_the_order_and_the_threads(many, tmp_path, capsys):
     made, splits, items, root = many
     (root / "z_1.wav").write_bytes(b"broken")
-    write(tmp_path / "t.parquet", made, TRACKLETS)
+    write(tmp_path / "t.parquet", made, TRACKLETS, {"dataset": "d"})
     write(tmp_path / "s.parquet", splits[0], SPLIT)
     seen = set()
     for turn in (0, 1):

@@ -227,9 +227,10 @@ def test_frames_of_the_stored_size_are_never_decoded(folder, monkeypatch):
 
     def steps(shard):
         encode_frames.main(command(folder, shard=shard, broken="drop"))
-        out = [f"{folder}/00000.tar", "--twin", f"{folder}/00000.parquet", "--frames", f"{folder}/f.parquet"]
+        tar = folder / f"{shard:05d}.tar"
+        out = [f"{tar}", "--twin", f"{tar.with_suffix('.parquet')}", "--frames", f"{folder}/f.parquet"]
         pack_shard.main([*out, "--stream", f"{folder}/f.mjpeg"])
-        return Store(folder / "00000.parquet")
+        return Store(tar.with_suffix(".parquet"))
 
     (folder / "root" / "c" / "0.jpg").write_bytes(GOOD)
     used = decoders(monkeypatch)

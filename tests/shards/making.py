@@ -28,7 +28,16 @@ FEATURES = {
     "clip_b": np.full((2, 2), 2, np.float16),
     "clip_c": np.arange(8, dtype=np.float16).reshape(4, 2),
 }
-ALIGNMENT_META = {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 7, "test": False, "run": 6}
+ALIGNMENT_META = {
+    "kind": "audio",
+    "policy": "id_speaker",
+    "oracle": False,
+    "label_derived": True,
+    "seed": 7,
+    "test": False,
+    "run": 6,
+    "dataset": "tiny",
+}
 FEATURES_META = {"kind": "audio", "form": "log-mel", "bands": 2, "audio": {"bands": 2}}
 
 
@@ -64,14 +73,14 @@ def write_tables(folder: Path) -> None:
     for shard in (0, 1):
         names = [name for name, at in PLAN if at == shard]
         rows = [row for name in names for row in tracklets if row["tracklet"] == name]
-        write_frames(folder / f"f{shard}.parquet", rows, {name: stored(name) for name in names}, (32, 16), about, KEPT)
+        write_frames(folder / f"f{shard}.parquet", rows, {name: stored(name) for name in names}, (32, 16), {**about, "shard": shard}, KEPT)
         used = {run[3] for run in RUNS if run[0] in names}
         features = [
             {"item": item, "values": array.tobytes(), "length": len(array), "width": 2, "dtype": "float16"}
             for item, array in FEATURES.items()
             if item in used
         ]
-        tables.write_rows(folder / f"e{shard}.parquet", features, tables.FEATURES, FEATURES_META)
+        tables.write_rows(folder / f"e{shard}.parquet", features, tables.FEATURES, FEATURES_META | {"shard": shard})
 
 
 def write_frames(
@@ -89,7 +98,7 @@ def write_frames(
         tracklets: rows of TRACKLETS in the order of the shard.
         jpegs: by tracklet.
         size: height and width.
-        about: meta: dataset and cameras.
+        about: meta: dataset, cameras, and shard where it is not 0.
         kept: indices of the frames, of tracklets that have not all.
     """
     rows: list[dict[str, Any]] = []
@@ -101,15 +110,14 @@ def write_frames(
             shape = {"lengths": [len(jpeg) for jpeg in jpegs[facts["tracklet"]]], "paths": [facts["frames"][index] for index in numbers]}
             rows.append({**facts, "frames": len(facts["frames"]), **place, **shape, "kept": numbers, "resized": 0})
             stream.write(data)
-    tables.write_rows(path, rows, tables.FRAMES, {**about, "frames": {"height": size[0], "width": size[1]}})
+    tables.write_rows(path, rows, tables.FRAMES, {"shard": 0, **about, "frames": {"height": size[0], "width": size[1]}})
 
 
 def write_tar(tar: Path, frames: Path, names: Sequence[str], *sound: Any) -> list[dict[str, Any]]:
     """A tar of some tracklets of what `write_frames` wrote, in their order there; `sound` as in `samples`; returns rows of INDEX."""
     encoded = tables.read(frames, tables.FRAMES)
     chosen = encoded.filter(pc.is_in(encoded.column("tracklet"), pa.array(names)))
-    with open(tar, "wb", buffering=0) as out:
-        stream = pack_shard.map_stream(frames.with_suffix(".mjpeg"), encoded)
+    with open(tar, "wb", buffering=0) as out, pack_shard.open_stream(frames.with_suffix(".mjpeg"), encoded) as stream:
         return pack_shard.write_tar(out, tar.name, pack_shard.samples(chosen, *sound), stream)
 
 

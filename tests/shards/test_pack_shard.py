@@ -36,8 +36,7 @@ def packed(folder, shard=0, turn=lambda table: table):
             ("features", f"e{shard}", tables.FEATURES),
         )
     }
-    stream = memoryview((folder / f"f{shard}.mjpeg").read_bytes())
-    with open(folder / "x.tar", "wb", buffering=0) as out:
+    with open(folder / "x.tar", "wb", buffering=0) as out, open(folder / f"f{shard}.mjpeg", "rb", buffering=0) as stream:
         pack_shard.write_tar(out, "x.tar", pack_shard.samples(kind="audio", **read), stream)
     return (folder / "x.tar").read_bytes()
 
@@ -135,7 +134,7 @@ def test_paths_of_dropped_frames_are_left_out(folder):
 
 
 def test_a_failed_pack_leaves_no_twin(folder):
-    tables.write_rows(folder / "e0.parquet", [], tables.FEATURES, making.FEATURES_META)
+    tables.write_rows(folder / "e0.parquet", [], tables.FEATURES, making.FEATURES_META | {"shard": 0})
     before = (folder / "00000.tar").read_bytes()
     with pytest.raises(ShardError, match=r"0001C1T0001: item 'clip_b' has no feature \(2 missing\); run encode_companion"):
         pack_shard.main(making.arguments(folder, 0))
@@ -154,6 +153,9 @@ def test_frames_are_copied_with_the_digest_they_were_given(folder):
     assert verify.verify(folder / "00001.parquet") == ["shard 00001.tar, sample 0000C1T0001: its members differ from the digest in INDEX"]
 
 
+FRAMES_META = {"dataset": "tiny", "shard": 0, "cameras": 1, "frames": {"height": 32, "width": 16}}
+
+
 def test_a_stream_that_is_not_the_one_of_frames(folder):
     arguments, stream = making.arguments(folder, 0), folder / "f0.mjpeg"
     data = stream.read_bytes()
@@ -164,10 +166,14 @@ def test_a_stream_that_is_not_the_one_of_frames(folder):
     stream.unlink()
     with pytest.raises(ShardError, match=r"f0.mjpeg: no such file, though FRAMES lists what it holds; run encode_frames again"):
         pack_shard.main(arguments)
+    stream.mkdir()
+    with pytest.raises(ShardError, match=r"f0.mjpeg: cannot be read .*; it should be the stream"):
+        pack_shard.main(arguments)
+    stream.rmdir()
     rows = tables.read(folder / "f0.parquet", tables.FRAMES).to_pylist()
     rows[1]["offset"] += 1
     rows[1]["size"] -= 1
-    tables.write_rows(folder / "f0.parquet", rows, tables.FRAMES, {"dataset": "d", "cameras": 1, "frames": {"height": 32, "width": 16}})
+    tables.write_rows(folder / "f0.parquet", rows, tables.FRAMES, FRAMES_META)
     stream.write_bytes(data)
     with pytest.raises(ShardError, match="without a gap"):
         pack_shard.main(arguments)
@@ -176,7 +182,7 @@ def test_a_stream_that_is_not_the_one_of_frames(folder):
 def test_lengths_that_do_not_fill_a_tracklet(folder):
     rows = tables.read(folder / "f0.parquet", tables.FRAMES).to_pylist()
     rows[0]["lengths"][0] += 1
-    tables.write_rows(folder / "f0.parquet", rows, tables.FRAMES, {"dataset": "d", "cameras": 1, "frames": {"height": 32, "width": 16}})
+    tables.write_rows(folder / "f0.parquet", rows, tables.FRAMES, FRAMES_META)
     with pytest.raises(ShardError, match=r"sample 0001C1T0001, frames.lengths.npy: lengths must be positive and add up to"):
         pack_shard.main(making.arguments(folder, 0))
 
@@ -187,9 +193,57 @@ def test_inputs_that_do_not_belong_together(folder):
         pack_shard.main(arguments[:-2])
     with pytest.raises(ShardError, match="of kind 'audio', asked for 'events'"):
         pack_shard.main([*arguments[:-1], "events"])
-    swapped = [text.replace("/f0.", "/f1.") for text in arguments]
-    with pytest.raises(ShardError, match=r"item 'clip_c' has no feature"):  # FRAMES of shard 1, FEATURES of shard 0
-        pack_shard.main(swapped)
+    with pytest.raises(ShardError, match=r"FRAMES is of shard 1, whose tar is called 00001.tar"):
+        pack_shard.main([text.replace("/f0.", "/f1.") for text in arguments])
+    with pytest.raises(ShardError, match=r"FEATURES is of shard 1, FRAMES of shard 0"):
+        pack_shard.main([text.replace("/e0.", "/e1.") for text in arguments])
+    alignment = tables.read(folder / "a.parquet", tables.ALIGNMENT)
+    tables.write(folder / "a.parquet", alignment, tables.ALIGNMENT, making.ALIGNMENT_META | {"dataset": "other"})
+    with pytest.raises(ShardError, match=r"ALIGNMENT is of other, FRAMES of tiny"):
+        pack_shard.main(arguments)
+
+
+def test_a_clip_without_feature(folder):
+    features = tables.read(folder / "e0.parquet", tables.FEATURES)
+    tables.write(folder / "e0.parquet", features.slice(1), tables.FEATURES, making.FEATURES_META | {"shard": 0})
+    with pytest.raises(ShardError, match=r"item 'clip_a' has no feature \(1 missing\); run encode_companion again"):
+        pack_shard.main(making.arguments(folder, 0))
+
+
+@pytest.mark.parametrize("change", [{"kept": []}, {"kept": [0, 0]}, {"kept": [0, 99]}, {"kept": [-1, 0]}, {"paths": ["x"]}])
+def test_frames_that_contradict_themselves(folder, change):
+    """Rows that no encode_frames writes; unseen, they would end in a traceback, or let a frame hear another one's voice."""
+    rows = tables.read(folder / "f0.parquet", tables.FRAMES).to_pylist()
+    if "kept" in change and len(rows[0]["lengths"]) > 2 and change["kept"]:
+        change = {"kept": [*change["kept"], *range(100, 98 + len(rows[0]["lengths"]))]}
+    rows[0] |= change
+    tables.write_rows(folder / "f0.parquet", rows, tables.FRAMES, FRAMES_META)
+    for sound in (True, False):
+        with pytest.raises(ShardError, match=rf"FRAMES of tracklet {rows[0]['tracklet']}: .*; run encode_frames again"):
+            pack_shard.main(making.arguments(folder, 0, sound))
+
+
+def test_frames_without_a_row(folder):
+    tables.write_rows(folder / "f0.parquet", [], tables.FRAMES, FRAMES_META)
+    (folder / "f0.mjpeg").write_bytes(b"")
+    with pytest.raises(ShardError, match=r"f0.parquet: FRAMES lists no tracklet; run encode_frames again"):
+        pack_shard.main(making.arguments(folder, 0))
+
+
+def test_a_stream_that_is_cut_while_it_is_read(folder, monkeypatch):
+    """No crash, no tar, no twin."""
+    opened = pack_shard.open_stream
+
+    def cut(path, frames):
+        file = opened(path, frames)
+        os.truncate(path, path.stat().st_size - 1)
+        return file
+
+    monkeypatch.setattr(pack_shard, "open_stream", cut)
+    (folder / "00000.tar").unlink()
+    with pytest.raises(ShardError, match=r"f0.mjpeg, frames of tracklet \w+: the file ends 1 bytes early; run encode_frames again"):
+        pack_shard.main(making.arguments(folder, 0))
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(("00000", ".00000"))]
 
 
 # --- audio tokens ----------------------------------------------------------------------------------------------------
@@ -213,7 +267,7 @@ def write_features(folder, shard, arrays, **meta):
         for name, array in arrays.items()
     ]
     about = {"kind": "audio_tokens", "form": "tokens", "bands": 2, "tokens": TOKENS}
-    tables.write_rows(folder / f"e{shard}.parquet", rows, tables.FEATURES, {**about, **meta})
+    tables.write_rows(folder / f"e{shard}.parquet", rows, tables.FEATURES, {"shard": shard, **about, **meta})
 
 
 def pack(folder, shard):
@@ -258,6 +312,6 @@ def test_tokens_that_cannot_be_packed(tokens, array, meta, message):
 
 def test_features_of_an_older_form_are_refused(folder):
     features = tables.read(folder / "e0.parquet", tables.FEATURES)
-    tables.write(folder / "e0.parquet", features, tables.FEATURES, {"kind": "audio", "audio": {"bands": 2}})
+    tables.write(folder / "e0.parquet", features, tables.FEATURES, {"kind": "audio", "shard": 0, "audio": {"bands": 2}})
     with pytest.raises(ShardError, match="an older form; run encode_companion again"):
         pack_shard.main(making.arguments(folder, 0))

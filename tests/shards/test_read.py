@@ -273,3 +273,19 @@ def test_verify_as_a_command(index, repository):
 def test_reading_imports_no_other_package(repository):
     code = "import sys, shards.read; assert not {'webdataset', 'torch', 'PIL', 'snakemake', 'soundfile'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=repository, check=True)
+
+
+@pytest.mark.parametrize("key", ["\u00e9", "x" * 99, "../x", ""])
+def test_verify_names_a_row_that_cannot_be_and_goes_on(made, tmp_path, key):
+    """A hostile INDEX, and a tar that is damaged elsewhere: both are in the report."""
+    index = tables.read(made, tables.INDEX).to_pylist()
+    for row in index:
+        shutil.copyfile(made.parent / row["shard"], tmp_path / row["shard"])
+    last = index[-1]
+    data = bytearray((tmp_path / last["shard"]).read_bytes())
+    data[last["members"][0]["offset"]] ^= 1
+    (tmp_path / last["shard"]).write_bytes(bytes(data))
+    index[1]["key"] = key
+    tables.write_rows(tmp_path / "index.parquet", index, tables.INDEX, tables.read_meta(made))
+    lines = verify.verify(tmp_path / "index.parquet")
+    assert any(repr(key) in line for line in lines) and any(f"sample {last['key']}: its members differ" in line for line in lines)

@@ -79,7 +79,7 @@ def data(tmp_path_factory) -> Data:
         "alignment": (
             tables.ALIGNMENT,
             [whose | {"tracklet": n, "item": f"voice_{n}", "owner": f"spk_{n[:4]}"} for n in names],
-            {"kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 0, "test": False},
+            {"dataset": "toy", "kind": "audio", "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 0, "test": False},
         ),
         "features": (
             tables.FEATURES,
@@ -87,7 +87,7 @@ def data(tmp_path_factory) -> Data:
                 {"item": f"voice_{n}", "values": values.tobytes(), "length": length, "width": bands, "dtype": "float16"}
                 for n, values in zip(names, draw.standard_normal((len(names), length, bands)).astype(np.float16), strict=True)
             ],
-            {"kind": "audio", "form": "log-mel", "bands": bands, "audio": plain(companion.audio)},
+            {"kind": "audio", "shard": 0, "form": "log-mel", "bands": bands, "audio": plain(companion.audio)},
         ),
     }
     for name, (schema, rows, meta) in write.items():

@@ -176,7 +176,7 @@ def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Pat
                 }
                 for n in names
             ],
-            {"kind": kind, "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 0, "test": False},
+            {"dataset": "toy", "kind": kind, "policy": "id_speaker", "oracle": False, "label_derived": True, "seed": 0, "test": False},
         ),
         "features": (
             tables.FEATURES,
@@ -184,7 +184,7 @@ def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Pat
                 {"item": f"voice_{n}", "values": values.tobytes(), "length": length, "width": BANDS, "dtype": "float16"}
                 for n, values in zip(names, features, strict=True)
             ],
-            {"kind": kind, "bands": BANDS, **about},
+            {"kind": kind, "shard": 0, "bands": BANDS, **about},
         ),
     }
     for name, (schema, rows, meta) in write.items():

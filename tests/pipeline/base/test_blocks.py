@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base import blocks
 from pipeline.base.blocks import SIZE, BlockWriter
 from pipeline.base.seeds import rng
 
@@ -24,9 +23,9 @@ PIECES = {
 }
 
 
-def written(path: Path, pieces: list[bytes], size: int = 0) -> bytes:
+def written(path: Path, pieces: list[bytes]) -> bytes:
     with open(path, "wb", buffering=0) as out:
-        writer = BlockWriter(out, size)
+        writer = BlockWriter(out)
         for piece in pieces:
             writer.write(piece)
         writer.flush()
@@ -42,26 +41,46 @@ def test_pieces_of_any_size(tmp_path):
     draw = rng(0, "blocks")
     for number in range(20):
         pieces = [draw.bytes(int(length)) for length in draw.geometric(1 / [300, 6000, 300_000][number % 3], size=12)]
-        total = sum(map(len, pieces))
-        for size in (0, 1, total):
-            assert written(tmp_path / "f", pieces, size) == b"".join(pieces)
+        assert written(tmp_path / "f", pieces) == b"".join(pieces)
     assert written(tmp_path / "f", pieces[1:]) != b"".join(pieces)
 
 
-def test_blocks_begin_at_multiples_and_views_are_taken(tmp_path, monkeypatch):
+def test_parts_of_a_file(tmp_path):
+    """In any order, of any size, between pieces."""
+    data = rng(0, "parts").bytes(3 * SIZE + 77)
+    (tmp_path / "from").write_bytes(data)
+    parts = [(5, 100), (SIZE - 1, 2), (0, len(data)), (len(data) - 1, 1), (7, 0)]
+    with open(tmp_path / "f", "wb", buffering=0) as out, open(tmp_path / "from", "rb", buffering=0) as file:
+        writer = BlockWriter(out)
+        for offset, size in parts:
+            writer.write(b"head")
+            writer.copy(file, offset, size)
+        writer.flush()
+    assert (tmp_path / "f").read_bytes() == b"".join(b"head" + data[offset : offset + size] for offset, size in parts)
+
+
+def test_a_file_that_ends_early(tmp_path):
+    (tmp_path / "from").write_bytes(b"abc")
+    with (
+        open(tmp_path / "f", "wb", buffering=0) as out,
+        open(tmp_path / "from", "rb", buffering=0) as file,
+        pytest.raises(EOFError, match="ends 2 bytes early"),
+    ):
+        BlockWriter(out).copy(file, 1, 4)
+
+
+def test_blocks_begin_at_multiples(tmp_path, monkeypatch):
     sizes = []
-    writev = os.writev
-    monkeypatch.setattr(os, "writev", lambda file, parts: (sizes.append(writev(file, parts)), sizes[-1])[1])
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, part: (sizes.append(write(file, part)), sizes[-1])[1])
     data = rng(0, "views").bytes(5 * SIZE + 77)
-    view = memoryview(data)
-    assert written(tmp_path / "f", [view[:1000], view[1000 : 2 * SIZE], view[2 * SIZE :]]) == data
+    assert written(tmp_path / "f", [data[:1000], data[1000 : 2 * SIZE], data[2 * SIZE :]]) == data
     assert sizes == [SIZE] * 5 + [77]
 
 
 def test_a_system_that_takes_a_part(tmp_path, monkeypatch):
     """As a disk does that is nearly full, or a file system that is interrupted."""
-    writev, write = os.writev, os.write
-    monkeypatch.setattr(os, "writev", lambda file, parts: writev(file, [memoryview(b"".join(parts))[:1000]]))
+    write = os.write
     monkeypatch.setattr(os, "write", lambda file, part: write(file, part[:300_000]))
     for pieces in PIECES.values():
         assert written(tmp_path / "f", pieces) == b"".join(pieces)
@@ -74,28 +93,3 @@ def test_a_full_disk_is_no_success():
         writer.write(b"x")
         writer.flush()
     assert caught.value.errno == errno.ENOSPC
-
-
-def refuse(monkeypatch, number: int) -> None:
-    def posix_fallocate(file: int, offset: int, size: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "posix_fallocate", posix_fallocate)
-
-
-@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_file_system_that_takes_no_place_in_advance(tmp_path, monkeypatch, number):
-    refuse(monkeypatch, number)
-    assert written(tmp_path / "f", PIECES["many small ones"], size=100) == b"".join(PIECES["many small ones"])
-
-
-def test_a_disk_without_the_place_says_so_before_the_work(tmp_path, monkeypatch):
-    refuse(monkeypatch, errno.ENOSPC)
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        written(tmp_path / "f", [], size=100)
-    assert written(tmp_path / "f", [b"x"]) == b"x"  # nothing is asked for where nothing is known
-
-
-def test_no_such_call(tmp_path, monkeypatch):
-    monkeypatch.delattr(blocks.os, "posix_fallocate")
-    assert written(tmp_path / "f", [b"x"], size=1) == b"x"

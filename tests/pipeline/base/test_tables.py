@@ -115,3 +115,16 @@ def test_schemas_are_explained_and_keyed_by_their_columns(schema):
     names = [column.name for column in schema.columns]
     assert len(set(names)) == len(names) and set(schema.key) <= set(names)
     assert schema.row and all(column.meaning for column in schema.columns)
+
+
+def test_bytes_do_not_depend_on_the_pieces_a_table_was_made_of(tmp_path):
+    """More rows than a page holds, sorted already; a library that uses all cores gives as many pieces as it had cores."""
+    rows = [{"tracklet": f"{number:06d}-{'x' * 60}", "role": "train", "label": number} for number in range(70_000)]
+    whole = tables.table(rows, SPLIT)
+    parts = pa.concat_tables([whole.slice(first, 9_000) for first in range(0, whole.num_rows, 9_000)])
+    assert parts.column(0).num_chunks > 1
+    tables.write(tmp_path / "a", whole, SPLIT)
+    tables.write(tmp_path / "b", parts, SPLIT)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    tables.write(tmp_path / "b", parts.slice(1), SPLIT)
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
