@@ -3,7 +3,7 @@
 In:      any file that libsndfile or ffmpeg reads.   Out: float16 [frames, bands], natural logarithm of mel power.
 Source:  specs/dubbernet.md 3.1; chain and facts in the design notes on the stack (section 3): soundfile decodes, soxr HQ
          resamples (resamplers differ above 5 kHz: one, recorded in the feature's metadata, never mixed). Ours: the spectrum,
-         with NumPy in float64 (the picture of torchaudio's MelSpectrogram, without 2.8 s of importing torch per job): mel
+         with NumPy, Fourier transform in float64 (the picture of torchaudio's MelSpectrogram, without 2.8 s of importing torch per job): mel
          scale HTK, 2595 * log10(1 + f / 700), triangles without area normalisation; frames are centred with reflected
          edges; what libsndfile refuses goes to ffmpeg by file name (from a pipe ffmpeg would keep MP3 padding).
 
@@ -15,6 +15,8 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +46,9 @@ NO_SOUND_DBFS = -200.0
 BLOCK = 1 << 15
 """Samples that are Fourier transformed at once: 0.25 MB in float64, which a core keeps in its cache."""
 GROUP = 16
-"""Mel bands summed by one product. Small: few zeros are multiplied, and BLAS starts no threads for it."""
+"""Most mel bands summed by one product: the fewer, the fewer zeros are multiplied."""
+PRODUCT = 1 << 18
+"""Most multiplications of one product: OpenBLAS starts no threads for that few."""
 
 
 # --- decode ----------------------------------------------------------------------------------------------------------
@@ -284,23 +288,60 @@ class _Plan:
     frames: int
     """Frames that are transformed at once: what stays in the cache of a core."""
     groups: tuple[tuple[slice, slice, np.ndarray], ...]
-    """Neighbouring bands, the bins that they touch, the weights [bins, bands] of these: the bank is mostly zeros."""
+    """Neighbouring bands, the real and imaginary parts that they touch, float32 weights [parts, bands]: the bank is mostly zeros."""
 
 
 @lru_cache(maxsize=8)
 def _plan(config: AudioConfig) -> _Plan:
     check_bands(config)
-    bank = filter_bank(config)
-    groups = []
-    for first in range(0, config.bands, GROUP):
-        bands = slice(first, first + GROUP)
-        touched = np.flatnonzero(bank[:, bands].any(axis=1))
-        bins = slice(int(touched[0]), int(touched[-1]) + 1)
-        groups.append((bands, bins, np.ascontiguousarray(bank[bins, bands])))
-    # The window is centred in the transform, and the transform in the frame: its zeros change phases only and are left out.
+    bank = filter_bank(config).astype(np.float32).repeat(2, axis=0)  # a row for each real and each imaginary part
+    frames = max(BLOCK // config.n_fft, 1)
+    groups, first = [], 0
+    while first < config.bands:
+        for count in range(min(GROUP, config.bands - first), 0, -1):
+            bands = slice(first, first + count)
+            touched = np.flatnonzero(bank[:, bands].any(axis=1))
+            parts = slice(int(touched[0]), int(touched[-1]) + 1)
+            if frames * count * (parts.stop - parts.start) <= PRODUCT:
+                break
+        groups.append((bands, parts, np.ascontiguousarray(bank[parts, bands])))
+        first += count
+    # The window is centred in the transform, and the transform in the frame: its zeros change phases only, and come last.
     before = config.n_fft // 2 - (config.n_fft - config.window) // 2
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.window) / config.window)
-    return _Plan(window, before, max(BLOCK // config.n_fft, 1), tuple(groups))
+    return _Plan(window, before, frames, tuple(groups))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """Arrays that one thread writes over and over: of one block of frames, and views of them."""
+
+    config: AudioConfig
+    windowed: np.ndarray
+    """float64 [frames, n_fft], zeros behind the window."""
+    spectrum: np.ndarray
+    """complex128 [frames, n_fft / 2 + 1]."""
+    squares: np.ndarray
+    """float32 [frames, n_fft + 2]: of real and imaginary parts in turn."""
+    mel: np.ndarray
+    """float32 [frames, bands]."""
+    products: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
+    """Columns of `squares`, weights, and the columns of `mel` that are their product."""
+
+
+_MINE = threading.local()
+
+
+def _work(config: AudioConfig) -> _Work:
+    """This thread's, made anew when the settings change."""
+    work: _Work | None = getattr(_MINE, "work", None)
+    if work is None or work.config != config:
+        plan, bins = _plan(config), config.n_fft // 2 + 1
+        squares, mel = np.zeros((plan.frames, 2 * bins), np.float32), np.empty((plan.frames, config.bands), np.float32)
+        products = tuple((squares[:, parts], weights, mel[:, bands]) for bands, parts, weights in plan.groups)
+        windowed, spectrum = np.zeros((plan.frames, config.n_fft)), np.empty((plan.frames, bins), np.complex128)
+        work = _MINE.work = _Work(config, windowed, spectrum, squares, mel, products)
+    return work
 
 
 def fit_rate(wave: np.ndarray, rate: int, config: AudioConfig) -> np.ndarray:
@@ -314,12 +355,41 @@ def fit_rate(wave: np.ndarray, rate: int, config: AudioConfig) -> np.ndarray:
     return wave[first : first + most]
 
 
+def spectra(wave: np.ndarray, config: AudioConfig) -> Iterator[np.ndarray]:
+    """Short-time Fourier transform, some frames at a time (centred, reflected edges, Hann window).
+
+    Everything is computed in float64. In float32 the rounding of the Fourier transform alone moves quiet bands beside loud
+    ones (the top of a low-passed MP3) by up to 0.04, and differently on each machine.
+
+    Args:
+        wave: float32 [samples] at `config.rate`.
+        config: window, hop.
+
+    Yields:
+        complex128 [some frames, n_fft / 2 + 1]; overwritten by the next, and by the next call in the same thread.
+
+    Raises:
+        MediaError: 'short': fewer samples than the reflected edge needs (n_fft / 2 + 1).
+    """
+    if len(wave) <= config.n_fft // 2:
+        raise MediaError("short", f"{len(wave)} samples at {config.rate} Hz, at least {config.n_fft // 2 + 1} needed")
+    plan, work = _plan(config), _work(config)
+    after = config.window - plan.before
+    reflected = np.concatenate((wave[plan.before : 0 : -1], wave, wave[-2 : -2 - after : -1]))
+    frames = sliding_window_view(reflected, config.window)[:: config.hop]
+    for first in range(0, len(frames), plan.frames):
+        some = frames[first : first + plan.frames]
+        n = len(some)
+        np.multiply(some, plan.window, out=work.windowed[:n, : config.window])
+        yield np.fft.rfft(work.windowed[:n], config.n_fft, out=work.spectrum[:n])
+
+
 def log_mel(wave: np.ndarray, config: AudioConfig) -> np.ndarray:
     """Natural logarithm of mel power.
 
-    Everything is computed in float64. In float32 the rounding of the Fourier transform alone moves quiet bands beside loud
-    ones (the top of a low-passed MP3) by up to 0.04, and differently on each machine. The products are too small for BLAS to
-    share them among threads, so neither the bits nor the load depend on how many it has.
+    The spectrum is computed in float64 (see :func:`spectra`). What follows only squares, and adds what is not negative: rounding
+    to float32 there moves no value by more than some 1e-6. The products are too small for BLAS to share them among threads, so
+    neither the bits nor the load depend on how many it has.
 
     Args:
         wave: float32 [samples] at `config.rate`.
@@ -329,28 +399,21 @@ def log_mel(wave: np.ndarray, config: AudioConfig) -> np.ndarray:
         float32 [samples // hop + 1, bands], at least ln(floor).
 
     Raises:
-        MediaError: 'short': fewer samples than the reflected edge needs (n_fft / 2 + 1).
+        MediaError: as :func:`spectra`.
     """
-    if len(wave) <= config.n_fft // 2:
-        raise MediaError("short", f"{len(wave)} samples at {config.rate} Hz, at least {config.n_fft // 2 + 1} needed")
-    plan = _plan(config)
-    after = config.window - plan.before
-    reflected = np.concatenate((wave[plan.before : 0 : -1], wave, wave[-2 : -2 - after : -1]))
-    frames = sliding_window_view(reflected, config.window)[:: config.hop]
-    mel = np.empty((len(frames), config.bands))
-    windowed = np.empty((plan.frames, config.window))
-    spectrum = np.empty((plan.frames, config.n_fft // 2 + 1), np.complex128)
-    for first in range(0, len(frames), plan.frames):
-        some = frames[first : first + plan.frames]
-        n = len(some)
-        np.multiply(some, plan.window, out=windowed[:n])
-        parts = np.fft.rfft(windowed[:n], config.n_fft, out=spectrum[:n]).view(np.float64)
-        np.square(parts, out=parts)
-        power = parts[:, ::2] + parts[:, 1::2]
-        for bands, bins, weights in plan.groups:
-            np.matmul(power[:, bins], weights, out=mel[first : first + n, bands])
-    np.maximum(mel, config.floor, out=mel)
-    return np.log(mel, out=mel).astype(np.float32)
+    work = _work(config)
+    out = np.empty((len(wave) // config.hop + 1, config.bands), np.float32)
+    first = 0
+    for spectrum in spectra(wave, config):
+        n = len(spectrum)
+        squares = work.squares[:n]
+        squares[...] = spectrum.view(np.float64)
+        np.square(squares, out=squares)
+        for parts, weights, bands in work.products:  # rows from n on are left from before, and their products are not used
+            np.matmul(parts, weights, out=bands)
+        np.maximum(work.mel[:n], config.floor, out=out[first : first + n])
+        first += n
+    return np.log(out, out=out)
 
 
 def synthetic(item: str, config: AudioConfig, seed: int) -> np.ndarray:
