@@ -43,8 +43,8 @@ FFMPEG_BYTES = 1 << 27
 NOISE_DBFS = -25.0
 """Level of the synthetic 'noise_<n>' items: that of ordinary voice clips."""
 NO_SOUND_DBFS = -200.0
-BLOCK = 1 << 15
-"""Samples that are Fourier transformed at once: 0.25 MB in float64, which a core keeps in its cache."""
+BLOCK = 1 << 16
+"""Samples that are Fourier transformed at once: 0.5 MB in float64, and as much of spectrum, which a core can keep near."""
 GROUP = 16
 """Most mel bands summed by one product: the fewer, the fewer zeros are multiplied."""
 PRODUCT = 1 << 18
