@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def test_the_clips_of_an_owner_follow_the_order_of_their_table():
     assert voices.order == {"a": ord("a") % 7, "b": ord("b") % 7}
 
 
-@pytest.mark.parametrize(("threads", "chunk"), [(1, 100), (1, 3), (4, 3)])
+@pytest.mark.parametrize(("threads", "chunk"), [(1, 100), (1, 3), (3, 100), (4, 3), (50, 16)])
 def test_each_clip_is_decoded_once_and_keeps_its_own_verdict(monkeypatch, tmp_path, threads, chunk):
     heard = []
 
@@ -46,3 +47,18 @@ def test_each_clip_is_decoded_once_and_keeps_its_own_verdict(monkeypatch, tmp_pa
     rows = prober.rows()
     assert [(row["item"], row["detail"], row["seconds"]) for row in rows] == [(f"c{k}", f"c{k}.mp3", float(k)) for k in prober.seen]
     assert table(rows, PROBES).num_rows == 6
+
+
+@pytest.mark.parametrize(("clips", "threads", "sizes"), [(64, 8, [8] * 8), (9, 4, [3, 3, 3]), (200, 2, [16] * 12 + [8]), (5, 1, [5])])
+def test_few_clips_are_shared_among_all_threads(monkeypatch, tmp_path, clips, threads, sizes):
+    parts = []
+
+    def probe(self: Prober, some: Sequence[int]) -> list[audio.Probe]:
+        parts.append(list(some))
+        return [audio.Probe(0, 0, float(clip), 0.0, "", "", "") for clip in some]
+
+    monkeypatch.setattr(Prober, "_probe", probe)
+    prober = Prober(Voices(table([item("a", k, f"c{k}") for k in range(clips)], ITEMS)), tmp_path, CompanionConfig(), threads)
+    prober.ask(range(clips))
+    assert [len(part) for part in sorted(parts)] == sizes
+    assert [(clip, found.seconds) for clip, found in prober.seen.items()] == [(clip, float(clip)) for clip in range(clips)]
