@@ -9,15 +9,12 @@ thread is managed otherwise). The row of the whole step is wall time. A ratio ab
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +26,10 @@ from pipeline.base.seeds import rng
 from pipeline.base.tables import ALIGNMENT, PLAN, write_rows
 from pipeline.demo.voices import Clip, render, speakers
 from pipeline.features import audio
+from tests.bench.timing import cpu, in_thread, row
+from tests.conftest import REPOSITORY
 
 CONFIG = AudioConfig()
-REPOSITORY = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("DUBTRACK_SHARED", REPOSITORY.parent / "shared")) / "data" / "common_voice_mini"
 CLIPS, JOBS = 170_726, 96
 """Clips and shards of MARS."""
@@ -39,38 +37,10 @@ MINUTES = 10.0
 """What all of them may take on two cores."""
 
 
-def cpu() -> float:
-    """CPU seconds of this process and of the children it has waited for."""
-    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
-
-
-def interleaved(rounds: int, *works: Callable[[], object]) -> list[float]:
-    """Median CPU seconds of each work; the first, unmeasured round warms up."""
-    times: list[list[float]] = [[] for _ in works]
-
-    def measure() -> None:
-        for turn in range(rounds + 1):
-            for work, mine in zip(works, times, strict=True):
-                start = cpu()
-                work()
-                if turn:
-                    mine.append(cpu() - start)
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(measure).result()
-    return [statistics.median(mine) for mine in times]
-
-
 def drop(results: Iterable[object]) -> None:
     """Make every result and keep none, as the step does: kept arrays would cost fresh memory each."""
     for _ in results:
         pass
-
-
-def row(what: str, ours: float, baseline: float, baseline_is: str, unit: str = "clips/s") -> dict[str, Any]:
-    """A row whose ratio is above 1 where ours is better: more per second, or less time."""
-    ratio = ours / baseline if unit.endswith("/s") else baseline / ours
-    return {"what": what, "ours": ours, "baseline": baseline, "unit": unit, "ratio": ratio, "baseline_is": baseline_is}
 
 
 def make_clips(folder: Path, count: int) -> list[Path]:
@@ -107,7 +77,8 @@ def by_ffmpeg(executable: str, path: Path) -> np.ndarray:
 
 
 def chain_rows(what: str, clips: list[Path], rounds: int) -> list[dict[str, Any]]:
-    """The chain beside ffmpeg, and beside its own three parts."""
+    """The chain beside ffmpeg, beside its three parts that nothing can do without (STFT: frames, window and Fourier transform in
+    float64, ours), and beside all that it does (power, mel sums and logarithm, too)."""
     import soundfile
     import soxr
 
@@ -121,22 +92,24 @@ def chain_rows(what: str, clips: list[Path], rounds: int) -> list[dict[str, Any]
 
     executables = ffmpegs()
     processes = (lambda executable=executable: drop(by_ffmpeg(executable, path) for path in clips) for executable in executables.values())
-    ours, *theirs = interleaved(max(rounds // 3, 1), whole, *processes)
-    chain, decode, resample, spectrum = interleaved(
+    ours, *theirs = in_thread(max(rounds // 3, 1), whole, *processes)
+    chain, decode, resample, stft, mel = in_thread(
         rounds,
         whole,
         lambda: drop(soundfile.read(path, dtype="float32") for path in clips),
         lambda: drop(soxr.resample(wave, rate, CONFIG.rate, quality="HQ") for wave, rate in waves),
+        lambda: drop(spectrum for wave in resampled for spectrum in audio.spectra(wave, CONFIG)),
         lambda: drop(audio.log_mel(wave, CONFIG) for wave in resampled),
     )
     name, count = f"{len(clips)} {what}, mean {np.mean(seconds):.1f} s: log-mel", len(clips)
-    parts = f"decode {count / decode:.0f} + resample {count / resample:.0f} + mel {count / spectrum:.0f}, each alone"
+    both = f"decode {count / decode:.0f} + resample {count / resample:.0f}"
     return [
         *(
-            row(name, count / ours, count / one, f"a process per clip ({which}), same mel")
+            row(name, count / ours, count / one, "clips/s", f"a process per clip ({which}), same mel")
             for which, one in zip(executables, theirs, strict=True)
         ),
-        row(name, count / chain, count / (decode + resample + spectrum), parts),
+        row(name, count / chain, count / (decode + resample + stft), "clips/s", f"{both} + STFT {count / stft:.0f}, each alone"),
+        row(name, count / chain, count / (decode + resample + mel), "clips/s", f"{both} + log-mel {count / mel:.0f}: what joining costs"),
     ]
 
 
@@ -155,7 +128,7 @@ def mel_rows(clips: list[Path], rounds: int) -> list[dict[str, Any]]:
             mel(torch.from_numpy(wave).to(dtype)).clamp_(min=CONFIG.floor).log_().T.numpy()
 
     threads = torch.get_num_threads()
-    ours, float32, float64 = interleaved(
+    ours, float32, float64 = in_thread(
         rounds,
         lambda: drop(audio.log_mel(wave, CONFIG) for wave in resampled),
         lambda: by_torchaudio(torch.float32),
@@ -163,7 +136,13 @@ def mel_rows(clips: list[Path], rounds: int) -> list[dict[str, Any]]:
     )
     torch.set_num_threads(threads)
     return [
-        row("log-mel alone, in float64", len(clips) / ours, len(clips) / theirs, f"torchaudio MelSpectrogram in {dtype}")
+        row(
+            "log-mel alone, transform in float64",
+            len(clips) / ours,
+            len(clips) / theirs,
+            "clips/s",
+            f"torchaudio MelSpectrogram in {dtype}",
+        )
         for dtype, theirs in (("float64", float64), ("float32", float32))
     ]
 
@@ -191,7 +170,7 @@ def step_rows(folder: Path, clips: list[Path], items: int) -> list[dict[str, Any
     jobs = [subprocess.Popen(command(shard), cwd=REPOSITORY, stdout=subprocess.DEVNULL) for shard in range(2)]
     assert [job.wait() for job in jobs] == [0, 0]
     wall, step = time.perf_counter() - wall, cpu() - start
-    (probed,) = interleaved(3, lambda: drop(audio.probe(path, None, None, CONFIG) for path in clips))
+    (probed,) = in_thread(3, lambda: drop(audio.probe(path, None, None, CONFIG) for path in clips))
     share = CLIPS / (2 * items)
     once, twice = step * share / 120, (step * share + probed / len(clips) * CLIPS) / 120
     return [
@@ -199,10 +178,10 @@ def step_rows(folder: Path, clips: list[Path], items: int) -> list[dict[str, Any
             f"{CLIPS:,} clips, encode_companion, 2 jobs of {items:,}",
             wall * share / 60,
             MINUTES,
-            f"what is allowed; CPU alone {once:.2f}",
             "min",
+            f"what is allowed; CPU alone {once:.2f}",
         ),
-        row("the same, and probed once before (CPU of both / 2)", twice, MINUTES, "what is allowed for the former alone", "min"),
+        row("the same, and probed once before (CPU of both / 2)", twice, MINUTES, "min", "what is allowed for the former alone"),
     ]
 
 
@@ -227,16 +206,10 @@ def matching_row(scale: float, rounds: int) -> dict[str, Any]:
     needs = {f"{k:04d}": int(n) for k, n in enumerate(np.minimum(numbers.lognormal(4.6, 0.8, identities), 3874).astype(int) + 1)}
     clips = np.maximum(numbers.pareto(0.9, voices) * 4, 1).astype(int)
     speakers = [Speaker(f"spk_{k}", k, int(n)) for k, n in enumerate(clips)]
-    ours, greedy = interleaved(rounds, lambda: match(needs, speakers), lambda: published_greedy(needs, speakers))
+    ours, greedy = in_thread(rounds, lambda: match(needs, speakers), lambda: published_greedy(needs, speakers))
     served = len(match(needs, speakers).owners)
-    return {
-        "what": f"matching: {served} of {identities} identities on {voices} speakers",
-        "ours": ours,
-        "baseline": greedy,
-        "unit": "s",
-        "ratio": greedy / ours,
-        "baseline_is": f"published greedy scan ({len(published_greedy(needs, speakers))} served)",
-    }
+    what = f"matching: {served} of {identities} identities on {voices} speakers"
+    return row(what, ours, greedy, "s", f"published greedy scan ({len(published_greedy(needs, speakers))} served)")
 
 
 def rows(scale: float = 1.0) -> list[dict[str, Any]]:

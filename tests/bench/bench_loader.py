@@ -33,6 +33,7 @@ from shards.order import Order
 from shards.read import Index, Store
 from shards.resident import ResidentLoader
 from shards.streamed import StreamLoader
+from tests.bench.timing import row
 from tests.shards import making
 
 H, W, FRAMES, T, P, K = 256, 128, 60, 6, 4, 2
@@ -122,15 +123,21 @@ def _measure(folder: Path, identities: int) -> list[dict[str, Any]]:
     pil = "loose files, PIL and torchvision transforms (resize, flip, pad, crop, normalise, erase)"
     step = P * K * 1000
     return [
-        _row(device, rate["indexed"], rate["all"], per_frame + ", no augmentation"),
-        _row(device, rate["indexed"], rate["lazy"], lazy),
-        _row(device, rate["indexed"], rate["usual"], pil),
-        _row(all_here, rate["here"], rate["all"], per_frame + ", no augmentation"),
-        _row(all_here, rate["here"], rate["usual"], pil),
-        _row(all_here, rate["here"], rate["loose"], "loose JPEG files, Pillow, the same augmentation and uint8 bytes"),
-        _row(all_here, rate["here"], rate["loose_float"], "the same, normalised to float in the loader"),
-        _row(f"{clip}, streamed tars", rate["stream"], rate["indexed"], "the same clips from indexed tars (a bound, not a rival)"),
-        _less(
+        row(device, rate["indexed"], rate["all"], "tracklets/s", per_frame + ", no augmentation"),
+        row(device, rate["indexed"], rate["lazy"], "tracklets/s", lazy),
+        row(device, rate["indexed"], rate["usual"], "tracklets/s", pil),
+        row(all_here, rate["here"], rate["all"], "tracklets/s", per_frame + ", no augmentation"),
+        row(all_here, rate["here"], rate["usual"], "tracklets/s", pil),
+        row(all_here, rate["here"], rate["loose"], "tracklets/s", "loose JPEG files, Pillow, the same augmentation and uint8 bytes"),
+        row(all_here, rate["here"], rate["loose_float"], "tracklets/s", "the same, normalised to float in the loader"),
+        row(
+            f"{clip}, streamed tars",
+            rate["stream"],
+            rate["indexed"],
+            "tracklets/s",
+            "the same clips from indexed tars (a bound, not a rival)",
+        ),
+        row(
             f"host work of a batch of {P}x{K}, resident",
             step / rate["resident"],
             step / rate["indexed"],
@@ -156,19 +163,7 @@ def _restore() -> dict[str, Any]:
         for step in range(order.steps):
             order._batches.batch(number, step)
     replayed = (time.process_time() - start) / REPEATS / order.steps * 10**6
-    return _less(
-        "order restored at step 1,000,000, MARS", statistics.median(seconds) * 1e3, replayed * 1e3, "ms", "replayed (from 5 epochs)"
-    )
-
-
-def _row(what: str, ours: float, baseline: float, baseline_is: str) -> dict[str, Any]:
-    unit = "tracklets/s"
-    return {"what": what, "ours": ours, "baseline": baseline, "unit": unit, "ratio": ours / baseline, "baseline_is": baseline_is}
-
-
-def _less(what: str, ours: float, baseline: float, unit: str, baseline_is: str) -> dict[str, Any]:
-    """A row where less is better."""
-    return {"what": what, "ours": ours, "baseline": baseline, "unit": unit, "ratio": baseline / ours, "baseline_is": baseline_is}
+    return row("order restored at step 1,000,000, MARS", statistics.median(seconds) * 1e3, replayed * 1e3, "ms", "replayed (from 5 epochs)")
 
 
 def _usual_transforms() -> Callable[[Image.Image], torch.Tensor]:

@@ -5,14 +5,13 @@ All three get the same distances and give the same mAP (checked). One core, CPU 
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from evaluate.retrieval import retrieve, summarise
+from tests.bench.timing import interleaved, row
 
 QUERIES, GALLERY, IDENTITIES, CAMERAS = 1980, 9330, 620, 6
 ROUNDS = 3
@@ -21,28 +20,18 @@ ROUNDS = 3
 def rows(scale: float = 1.0) -> list[dict[str, Any]]:
     """Seconds to go from distances to CMC and mAP; `scale` shrinks both sides."""
     problem = _problem(max(8, round(QUERIES * scale)), max(32, round(GALLERY * scale)))
-    rivals: dict[str, Callable[..., float]] = {"ours": _ours, "loop": _loop, "sort": _sort}
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
     found: dict[str, float] = {}
-    for _ in range(ROUNDS):
-        for name, rank in rivals.items():
-            start = time.process_time()
-            found[name] = rank(*problem)
-            seconds[name].append(time.process_time() - start)
+
+    def by(name: str, rank: Callable[..., float]) -> Callable[[], None]:
+        return lambda: found.update({name: rank(*problem)})
+
+    ours, loop, sort = interleaved(ROUNDS, by("ours", _ours), by("loop", _loop), by("sort", _sort), warm=False)
     if max(found.values()) - min(found.values()) > 1e-9:
         raise AssertionError(f"the rivals disagree on mAP: {found}")
-    ours = statistics.median(seconds["ours"])
     size = f"{len(problem[0]):,} x {problem[0].shape[1]:,}"
     return [
-        {
-            "what": f"ranks, CMC and mAP of {size} distances",
-            "ours": ours,
-            "baseline": (baseline := statistics.median(seconds[name])),
-            "unit": "s",
-            "ratio": baseline / ours if ours else float("inf"),
-            "baseline_is": words,
-        }
-        for name, words in (("loop", "one argsort per query in a Python loop"), ("sort", "one vectorised argsort of the whole matrix"))
+        row(f"ranks, CMC and mAP of {size} distances", ours.cpu, rival.cpu, "s", words)
+        for rival, words in ((loop, "one argsort per query in a Python loop"), (sort, "one vectorised argsort of the whole matrix"))
     ]
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from pipeline.base import tables
 from pipeline.base.seeds import rng
 from shards import pack_shard
 from shards.read import Store
+from tests.bench.timing import interleaved, row
 
 FRAMES, DRAWN, JPEG_BYTES = 60, 6, 6300
 """A mean MARS tracklet: frames, frames that a clip draws, bytes of a frame (stack.md section 4)."""
@@ -61,8 +59,8 @@ def _reading(folder: Path, keys: list[str]) -> Iterator[dict[str, Any]]:
             for at in order:
                 assert len(store.frames(keys[at], draw[at])) == DRAWN
 
-    (read, _), (stream, _) = _in_turns(ours, lambda: _webdataset(folder / "per_frame.tar", draw))
-    yield _row(
+    read, stream = (spent.cpu for spent in interleaved(ROUNDS, ours, lambda: _webdataset(folder / "per_frame.tar", draw)))
+    yield row(
         f"read {DRAWN} drawn JPEGs of {FRAMES}, no decoding",
         20 * count / read,
         count / stream,
@@ -70,9 +68,7 @@ def _reading(folder: Path, keys: list[str]) -> Iterator[dict[str, Any]]:
         "webdataset 1.0, one member per frame, in order of the tar",
     )
     each = read / 20 / count * 1e3
-    yield _row("the same, ms per tracklet (baseline: the aim)", each, 0.05, "ms", "0.05 ms, which is what is asked for") | {
-        "ratio": 0.05 / each
-    }
+    yield row("the same, ms per tracklet (baseline: the aim)", each, 0.05, "ms", "0.05 ms, which is what is asked for")
 
 
 def _packing(folder: Path, keys: list[str], encode: list[str], pack: list[str]) -> Iterator[dict[str, Any]]:
@@ -96,10 +92,10 @@ def _packing(folder: Path, keys: list[str], encode: list[str], pack: list[str]) 
         ("shutil.copyfile alone; to a new file", lambda: shutil.copyfile(tar, copy), [made, copy]),
         ("shutil.copyfile alone; each over an older one", lambda: shutil.copyfile(tar, copy), []),
     ):
-        ours, theirs = _in_turns(lambda: pack_shard.main(pack), baseline, new)
-        yield _row(what, megabytes / ours[0], megabytes / theirs[0], "MB/s", baseline_is)
+        ours, theirs = interleaved(ROUNDS, lambda: pack_shard.main(pack), baseline, new=new)
+        yield row(what, megabytes / ours.cpu, megabytes / theirs.cpu, "MB/s", baseline_is)
         if baseline is synced:
-            yield _row(f"{what}, wall time", megabytes / ours[1], megabytes / theirs[1], "MB/s", baseline_is)
+            yield row(f"{what}, wall time", megabytes / ours.wall, megabytes / theirs.wall, "MB/s", baseline_is)
 
     made_of_both = [made, folder / "f.mjpeg"]
     for baseline_is, baseline, rounds in (
@@ -108,10 +104,10 @@ def _packing(folder: Path, keys: list[str], encode: list[str], pack: list[str]) 
         ("bare system calls and one buffer in Python: a bound", lambda: _bare_cat(loose, cat), ROUNDS),
         ("the command cp -r, to as many loose files", lambda: subprocess.run(["cp", "-r", folder / "loose", tree], check=True), 3),
     ):
-        ours, theirs = _in_turns(both, baseline, [*made_of_both, cat, tree], rounds)
-        yield _row("encode_frames, pack_shard: loose files to tar", megabytes / ours[0], megabytes / theirs[0], "MB/s", baseline_is)
-    (steps, _), (python, _) = _in_turns(lambda: _start("pipeline.encode_frames", "shards.pack_shard"), lambda: _start("os", "os"))
-    yield _row("start of both steps, once a shard", steps, python, "s", "two Pythons that do nothing") | {"ratio": python / steps}
+        ours, theirs = interleaved(rounds, both, baseline, new=[*made_of_both, cat, tree])
+        yield row("encode_frames, pack_shard: loose files to tar", megabytes / ours.cpu, megabytes / theirs.cpu, "MB/s", baseline_is)
+    steps, python = interleaved(ROUNDS, lambda: _start("pipeline.encode_frames", "shards.pack_shard"), lambda: _start("os", "os"))
+    yield row("start of both steps, once a shard", steps.cpu, python.cpu, "s", "two Pythons that do nothing")
 
 
 def _packing_sound(folder: Path, keys: list[str], encode: list[str], pack: list[str]) -> Iterator[dict[str, Any]]:
@@ -129,9 +125,9 @@ def _packing_sound(folder: Path, keys: list[str], encode: list[str], pack: list[
         with open(copy, "rb+") as file:
             os.fsync(file.fileno())
 
-    ours, theirs = _in_turns(lambda: pack_shard.main(given), synced, [tar, copy])
+    ours, theirs = interleaved(ROUNDS, lambda: pack_shard.main(given), synced, new=[tar, copy])
     what = f"pack_shard with {CLIPS} clips per tracklet"
-    yield _row(what, megabytes / ours[0], megabytes / theirs[0], "MB/s", "shutil.copyfile of the tar, and fsync; to a new file")
+    yield row(what, megabytes / ours.cpu, megabytes / theirs.cpu, "MB/s", "shutil.copyfile of the tar, and fsync; to a new file")
 
 
 def _write_sound(folder: Path, keys: list[str]) -> None:
@@ -149,43 +145,6 @@ def _write_sound(folder: Path, keys: list[str]) -> None:
         for *_, item in runs
     ]
     tables.write_rows(folder / "s.parquet", features, tables.FEATURES, {"kind": "audio", "shard": 0, "form": "log-mel", "bands": MEL[1]})
-
-
-def _row(what: str, ours: float, baseline: float, unit: str, baseline_is: str) -> dict[str, Any]:
-    return {"what": what, "ours": ours, "baseline": baseline, "unit": unit, "ratio": ours / baseline, "baseline_is": baseline_is}
-
-
-def _in_turns(
-    ours: Callable[[], object], baseline: Callable[[], object], new: Sequence[Path] = (), rounds: int = ROUNDS
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Median seconds of processor time (with that of processes they start) and of wall time of both.
-
-    One call each in turn, after one unmeasured call each; the files and folders `new` are removed before each call.
-    """
-    seconds: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
-    for number in range(rounds + 1):
-        for kept, call in zip(seconds, (ours, baseline), strict=True):
-            _remove(new)
-            start, begun = _processor(), time.perf_counter()
-            call()
-            if number:
-                kept.append((_processor() - start, time.perf_counter() - begun))
-    first, second = ([statistics.median(column) for column in zip(*kept, strict=True)] for kept in seconds)
-    return (first[0], first[1]), (second[0], second[1])
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _processor() -> float:
-    """Seconds of this process and of the children that it waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _inputs(folder: Path, count: int) -> list[str]:

@@ -25,6 +25,7 @@ from pipeline.allocation import match
 from pipeline.base import tables
 from pipeline.base.errors import SourceError
 from tests.bench.process import Cost, cost
+from tests.bench.timing import interleaved, row
 from tests.size import common_voice, mars
 
 FRACTIONS = (0.01, 0.1, 1.0)
@@ -183,19 +184,15 @@ def rows(scale: float = 1.0) -> list[dict[str, Any]]:
             start = time.perf_counter()
             shutil.rmtree(folder)
             print(f"size: {fraction:.1%}: {spent}, removal {time.perf_counter() - start:.0f} s", flush=True)
-    return [*(row for stage in STAGES for row in _table(stage, figures[stage.name], fractions)), _matching(fractions[-1])]
+    return [*(line for stage in STAGES for line in _table(stage, figures[stage.name], fractions)), _matching(fractions[-1])]
 
 
 def _matching(fraction: float) -> dict[str, Any]:
     """The matching of all persons with all speakers, without tables."""
     needs, speakers = mars.needs(mars.draw(mars.read(), fraction, 0)), common_voice.speakers(common_voice.draw(fraction, 0))
-    seconds = []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        served = len(match(needs, speakers).owners)
-        seconds.append(time.process_time() - start)
-    what, ours = f"matching: {served:,} of {len(needs):,} persons, {len(speakers):,} speakers", statistics.median(seconds)
-    return {"what": what, "ours": ours, "baseline": 2.0, "unit": "s", "ratio": 2.0 / ours, "baseline_is": "what is asked for"}
+    (spent,) = interleaved(ROUNDS, lambda: match(needs, speakers), warm=False)
+    what = f"matching: {len(match(needs, speakers).owners):,} of {len(needs):,} persons, {len(speakers):,} speakers"
+    return row(what, spent.cpu, 2.0, "s", "what is asked for")
 
 
 def _measure(folder: Path, fraction: float, rounds: int, figures: dict[str, Figures]) -> str:
@@ -240,22 +237,11 @@ def _table(stage: Stage, figures: Figures, fractions: Sequence[float]) -> list[d
     for fraction in fractions[1:]:
         ours, plain = figures.ours[fraction].cpu, figures.plain[fraction].cpu
         what = f"{stage.name}, {figures.sizes[fraction]:,} {stage.unit}"
-        out.append({"what": what, "ours": ours, "baseline": plain, "unit": "s", "ratio": plain / ours, "baseline_is": stage.plain_is})
+        out.append(row(what, ours, plain, "s", stage.plain_is))
     large = fractions[1:]
     found = slope([figures.sizes[f] for f in large], [figures.ours[f].cpu for f in large], figures.ours[START].cpu)
     if not math.isnan(found):
         what, linear = f"{stage.name}, slope", f"linear; {figures.ours[START].cpu:.2f} s of starting taken off"
-        out.append({"what": what, "ours": found, "baseline": 1.0, "unit": "exponent", "ratio": 1 / found, "baseline_is": linear})
+        out.append(row(what, found, 1.0, "exponent", linear))
     peak = max(figures.ours[f].memory for f in large) / 1e9
-    asked = ASKED / 1e9
-    out.append(
-        {
-            "what": f"{stage.name}, peak memory",
-            "ours": peak,
-            "baseline": asked,
-            "unit": "GB",
-            "ratio": asked / peak,
-            "baseline_is": "what is asked for",
-        }
-    )
-    return out
+    return [*out, row(f"{stage.name}, peak memory", peak, ASKED / 1e9, "GB", "what is asked for")]

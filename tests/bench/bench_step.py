@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +23,7 @@ from model.blocks import chance
 from pipeline.base.batch import Batch
 from pipeline.base.config import MethodConfig, ModelConfig
 from tests.bench.full_size import CAMERAS, CLASSES, make_batch, make_task, stepper
+from tests.bench.timing import interleaved, row
 from train.losses.distill import logits_distill_loss, mask_budget_loss, mask_weights, token_distill_loss
 from train.losses.identity import identity_loss
 from train.losses.triplet import triplet_loss
@@ -56,26 +55,13 @@ def _seconds(stage: str, model: ModelConfig, batch: Batch) -> list[float]:
     """Of a step, ours and plain."""
     sides = [_ours(stage, model, batch), _plain(stage, model, batch)]
     _require_same(sides, batch)
-    seconds: list[list[float]] = [[], []]
-    for _ in range(ROUNDS):
-        for (step, _), found in zip(sides, seconds, strict=True):
-            start = time.process_time()
-            step(batch)
-            found.append(time.process_time() - start)
-    return [statistics.median(found) for found in seconds]
+    (ours, _), (plain, _) = sides
+    return [spent.cpu for spent in interleaved(ROUNDS, lambda: ours(batch), lambda: plain(batch), warm=False)]
 
 
 def _row(stage: str, batch: Batch, ours: float, plain: float, unit: str) -> dict[str, Any]:
     clips, frames = batch.frames.shape[:2]
-    what = f"{STAGES[stage]}, {clips} clips x {frames} frames"
-    return {
-        "what": what,
-        "ours": ours,
-        "baseline": plain,
-        "unit": unit,
-        "ratio": plain / ours,
-        "baseline_is": "the same, written straight down",
-    }
+    return row(f"{STAGES[stage]}, {clips} clips x {frames} frames", ours, plain, unit, "the same, written straight down")
 
 
 def _require_same(sides: list[tuple[Step, nn.Module]], batch: Batch) -> None:

@@ -6,9 +6,8 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.conftest import REPOSITORY
 
 LAUNCHER = """
 import json, os, subprocess, sys
