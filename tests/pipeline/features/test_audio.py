@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -188,6 +189,25 @@ print(others() - before)
 def test_log_mel_wakes_no_threads_of_blas(repository):
     assert int(with_blas_threads(2, BUSY, "log-mel", repository)) == 0
     assert int(with_blas_threads(2, BUSY, "large", repository)) > 5  # negative control: a product that is shared
+
+
+def test_bits_do_not_depend_on_what_a_thread_did_before_nor_on_other_threads():
+    """Each thread writes the same arrays over and over, and the last block of a clip does not fill them."""
+    works = [(voice(seconds, name=str(k)), CONFIGS[k % 3]) for k, seconds in enumerate((5.0, 0.3, 3.1, 0.6, 4.0, 1.7))]
+
+    def bits(work: tuple[np.ndarray, AudioConfig]) -> bytes:
+        return audio.log_mel(*work).tobytes()
+
+    fresh = []
+    for work in works:
+        with ThreadPoolExecutor(1) as pool:  # a thread that has done nothing yet
+            fresh += pool.map(bits, [work])
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(bits, works * 8)) == fresh * 8
+    with np.errstate(all="ignore"):  # what is left of it would be NaN wherever it was used
+        audio.log_mel(np.full(80_000, np.nan, np.float32), CONFIG)
+    assert bits(works[3]) == fresh[3]
+    assert len(set(fresh)) == len(works)  # negative control
 
 
 def test_log_mel_of_silence_is_the_floor():
