@@ -18,7 +18,7 @@ rule encode_frames:
         "shard"
     conda:
         "../../environment.yml"
-    threads: 2
+    threads: 1  # frames as shipped are copied by one; jobs run side by side
     resources:
         mem_mb=4000,
         runtime=20,
