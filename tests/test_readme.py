@@ -38,13 +38,13 @@ def test_root_errors_point_at_a_section_that_is_there(repository):
 
 
 def commands():
-    """Command lines of the pages that start with snakemake, but for those that need a cluster's plugin."""
+    """Command lines of the pages that start with snakemake, but for those that need a cluster's plugin or a finished run."""
     found = set()
     for page in PAGES:
         text = (readme.ROOT / page).read_text().replace("\\\n", " ")
         found |= set(re.findall(r"^(?:# mine\.yaml:  )?(snakemake .*?)(?:  +#.*)?$", text, re.MULTILINE))
         found |= set(re.findall(r"`(snakemake [^`]+)`", text))
-    return sorted(line for line in found if "slurm" not in line)
+    return sorted(line for line in found if "slurm" not in line and "--report" not in line)
 
 
 @pytest.mark.slow
