@@ -3,7 +3,7 @@
 In:      any file that libsndfile or ffmpeg reads.   Out: float16 [frames, bands], natural logarithm of mel power.
 Source:  specs/dubbernet.md 3.1; chain and facts in the design notes on the stack (section 3): soundfile decodes, soxr HQ
          resamples (resamplers differ above 5 kHz: one, recorded in the feature's metadata, never mixed). Ours: the spectrum,
-         with NumPy, Fourier transform in float64 (the picture of torchaudio's MelSpectrogram, without 2.8 s of importing torch per job): mel
+         with NumPy, Fourier transform in float64 (the picture of torchaudio's MelSpectrogram, without importing torch in each job): mel
          scale HTK, 2595 * log10(1 + f / 700), triangles without area normalisation; frames are centred with reflected
          edges; what libsndfile refuses goes to ffmpeg by file name (from a pipe ffmpeg would keep MP3 padding).
 
