@@ -132,7 +132,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
         raise ShardError(
             f"an array of type {array.dtype} and shape {array.shape} cannot be stored; expected one or two axes of plain numbers"
         )
-    return b"".join((_npy_header(array.dtype.str, array.shape), array))  # type: ignore[arg-type]
+    return b"".join((_npy_header(array.dtype.str, array.shape), array.data))
 
 
 @lru_cache(maxsize=4096)

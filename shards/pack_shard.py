@@ -14,9 +14,10 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -152,7 +153,7 @@ def _companion(
     return items, {kind: codec.stack_items(items, align, arrays, where)} if items else {}
 
 
-def write_tar(out: IO[bytes], shard: str, packed: Iterable[Tracklet], stream: IO[bytes]) -> list[dict[str, Any]]:
+def write_tar(out: FileIO, shard: str, packed: Iterable[Tracklet], stream: FileIO) -> list[dict[str, Any]]:
     """Write samples one after another and the end of the archive; returns the rows of INDEX.
 
     Args:
@@ -188,7 +189,7 @@ def write_tar(out: IO[bytes], shard: str, packed: Iterable[Tracklet], stream: IO
     return rows
 
 
-def _write(writer: BlockWriter, stream: IO[bytes], made: Sequence[tuple[str, list[bytes | codec.Extent]]]) -> None:
+def _write(writer: BlockWriter, stream: FileIO, made: Sequence[tuple[str, list[bytes | codec.Extent]]]) -> None:
     for key, parts in made:
         for part in parts:
             if not isinstance(part, codec.Extent):
@@ -293,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     tables.write_rows(args.twin, rows, tables.INDEX, meta)
 
 
-def open_stream(path: Path, frames: pa.Table) -> IO[bytes]:
+def open_stream(path: Path, frames: pa.Table) -> FileIO:
     """The file of all frames that FRAMES lists, without a buffer.
 
     Raises:

@@ -9,7 +9,7 @@ Source:  measured (docs/performance.md). Blocks of a MiB that begin at multiples
 from __future__ import annotations
 
 import os
-from typing import IO
+from io import FileIO
 
 SIZE = 1 << 20
 """Bytes of a block."""
@@ -22,7 +22,7 @@ class BlockWriter:
         out: an empty file opened for writing without a buffer.
     """
 
-    def __init__(self, out: IO[bytes]) -> None:
+    def __init__(self, out: FileIO) -> None:
         self._out = out.fileno()
         self._block = memoryview(bytearray(SIZE))
         self._size = 0
@@ -36,7 +36,7 @@ class BlockWriter:
             self._grown(len(part))
             view = view[len(part) :]
 
-    def copy(self, file: IO[bytes], offset: int, size: int) -> None:
+    def copy(self, file: FileIO, offset: int, size: int) -> None:
         """Append a part of a file that is opened for reading without a buffer.
 
         Raises:
@@ -45,7 +45,7 @@ class BlockWriter:
         """
         file.seek(offset)
         while size:
-            read = file.readinto(self._block[self._size : self._size + size])  # type: ignore[attr-defined]
+            read = file.readinto(self._block[self._size : self._size + size])
             if not read:
                 raise EOFError(f"the file ends {size} bytes early")
             self._grown(read)

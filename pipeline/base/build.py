@@ -127,8 +127,10 @@ def lay_over(value: T, changes: Mapping[str, Any], where: str) -> T:
     Raises:
         ConfigError: as :func:`build`.
     """
-    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}  # type: ignore[arg-type]
-    return build(type(value), merge({name: plain(held) if name in changes else held for name, held in fields.items()}, changes), where)
+    cls: Any = type(value)
+    fields = {name: getattr(value, name) for name in _kinds(cls)}
+    made: T = build(cls, merge({name: plain(held) if name in changes else held for name, held in fields.items()}, changes), where)
+    return made
 
 
 def inherit(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
