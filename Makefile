@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: run test test-slow lint bench bench-gpu setup lock schema docs clean
+.PHONY: run test test-slow torture lint bench bench-gpu setup lock schema docs clean
 
 run: setup  ## Build the demo from raw folders to the report
 	$(BIN)/snakemake --cores all all
@@ -17,6 +17,9 @@ test: setup  ## Tests, without the slow ones
 
 test-slow: setup  ## The slow tests alone: whole workflow runs, full-size networks
 	$(BIN)/python -m pytest -m slow
+
+torture: setup  ## Every promise of docs/reliability.md in full (ARGS="kills --scale 0.1", ARGS=--docs)
+	$(BIN)/python -m tests.torture $(ARGS)
 
 lint: setup  ## Formatters, linters, types, workflow lint, schema up to date
 	$(BIN)/ruff format --check .
