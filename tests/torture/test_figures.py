@@ -23,11 +23,11 @@ def test_every_topic_has_its_part_of_the_page():
 
 def test_figures_are_written_between_the_marks_of_their_topic_and_nowhere_else(tmp_path, monkeypatch):
     page = tmp_path / "reliability.md"
-    page.write_text("a\n<!-- x -->\nold\n<!-- /x -->\n<!-- y -->\nkept\n<!-- /y -->\n")
+    page.write_text("a\n<!-- x -->\nstale\n<!-- /x -->\n<!-- y -->\nkept\n<!-- /y -->\n")
     monkeypatch.setattr(torture, "PAGE", page)
     torture.write("x", [Figure("it holds", 1200, 1200, "it is broken", 1, 1, "0.1 s")])
     text = page.read_text()
     assert "| it holds | 1,200/1,200 | it is broken | 1/1 | 0.1 s |" in text
-    assert "old" not in text and "<!-- y -->\nkept\n<!-- /y -->" in text
+    assert "stale" not in text and "<!-- y -->\nkept\n<!-- /y -->" in text
     with pytest.raises(SystemExit, match="no part for 'z'"):
         torture.write("z", [])
