@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: run test test-slow torture lint bench bench-gpu setup lock schema docs clean
+.PHONY: run test test-slow torture golden lint bench bench-gpu setup lock schema docs clean
 
 run: setup  ## Build the demo from raw folders to the report
 	$(BIN)/snakemake --cores all all
@@ -20,6 +20,11 @@ test-slow: setup  ## The slow tests alone: whole workflow runs, full-size networ
 
 torture: setup  ## Every promise of docs/reliability.md in full (ARGS="kills --scale 0.1", ARGS=--docs)
 	$(BIN)/python -m tests.torture $(ARGS)
+
+golden: setup  ## Golden log-mel with another Python (OTHER=/path/to/python3.12) and the lock's packages for it, fetched; .venv stays as it is
+	@test -n "$(OTHER)" || { echo "error: name a Python: make golden OTHER=/path/to/python3.12"; exit 1; }
+	UV_CONSTRAINT=requirements.txt $(BIN)/uv run -q --no-project --isolated --python "$(OTHER)" \
+		--with numpy --with pyarrow --with soundfile --with soxr python -m tests.torture.mel
 
 lint: setup  ## Formatters, linters, types, workflow lint, schema up to date
 	$(BIN)/ruff format --check .
@@ -37,6 +42,7 @@ bench-gpu:  ## Speed of full-size steps on a GPU, with .venv or else the python3
 setup: .venv/ready  ## Build .venv from the hash-pinned requirements
 
 .venv/ready: requirements.txt
+	@test ! -L .venv || { echo "error: .venv is a link, and building it would empty the folder that it names; remove the link first"; exit 1; }
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 with venv found; install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@free=$$(df -Pk . | awk 'NR==2 {print int($$4 / 1048576)}'); test "$$free" -ge 8 || { echo "error: $$free GiB free here, the environment needs 8 (torch alone 5)"; exit 1; }
 	@echo "building .venv with $(PYTHON) (downloads about 2.6 GB once)"

@@ -288,23 +288,23 @@ class _Plan:
     frames: int
     """Frames that are transformed at once: what stays in the cache of a core."""
     groups: tuple[tuple[slice, slice, np.ndarray], ...]
-    """Neighbouring bands, the real and imaginary parts that they touch, float32 weights [parts, bands]: the bank is mostly zeros."""
+    """Neighbouring bands, the Fourier bins that they touch, float64 weights [bins, bands]: the bank is mostly zeros."""
 
 
 @lru_cache(maxsize=8)
 def _plan(config: AudioConfig) -> _Plan:
     check_bands(config)
-    bank = filter_bank(config).astype(np.float32).repeat(2, axis=0)  # a row for each real and each imaginary part
+    bank = filter_bank(config)
     frames = max(BLOCK // config.n_fft, 1)
     groups, first = [], 0
     while first < config.bands:
         for count in range(min(GROUP, config.bands - first), 0, -1):
             bands = slice(first, first + count)
             touched = np.flatnonzero(bank[:, bands].any(axis=1))
-            parts = slice(int(touched[0]), int(touched[-1]) + 1)
-            if frames * count * (parts.stop - parts.start) <= PRODUCT:
+            bins = slice(int(touched[0]), int(touched[-1]) + 1)
+            if frames * count * (bins.stop - bins.start) <= PRODUCT:
                 break
-        groups.append((bands, parts, np.ascontiguousarray(bank[parts, bands])))
+        groups.append((bands, bins, np.ascontiguousarray(bank[bins, bands])))
         first += count
     # The window is centred in the transform, and the transform in the frame: its zeros change phases only, and come last.
     before = config.n_fft // 2 - (config.n_fft - config.window) // 2
@@ -321,12 +321,12 @@ class _Work:
     """float64 [frames, n_fft], zeros behind the window."""
     spectrum: np.ndarray
     """complex128 [frames, n_fft / 2 + 1]."""
-    squares: np.ndarray
-    """float32 [frames, n_fft + 2]: of real and imaginary parts in turn."""
+    power: np.ndarray
+    """float64 [frames, n_fft / 2 + 1]."""
     mel: np.ndarray
-    """float32 [frames, bands]."""
+    """float64 [frames, bands]."""
     products: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
-    """Columns of `squares`, weights, and the columns of `mel` that are their product."""
+    """Columns of `power`, weights, and the columns of `mel` that are their product."""
 
 
 _MINE = threading.local()
@@ -337,10 +337,10 @@ def _work(config: AudioConfig) -> _Work:
     work: _Work | None = getattr(_MINE, "work", None)
     if work is None or work.config != config:
         plan, bins = _plan(config), config.n_fft // 2 + 1
-        squares, mel = np.zeros((plan.frames, 2 * bins), np.float32), np.empty((plan.frames, config.bands), np.float32)
-        products = tuple((squares[:, parts], weights, mel[:, bands]) for bands, parts, weights in plan.groups)
+        power, mel = np.zeros((plan.frames, bins)), np.empty((plan.frames, config.bands))
+        products = tuple((power[:, touched], weights, mel[:, bands]) for bands, touched, weights in plan.groups)
         windowed, spectrum = np.zeros((plan.frames, config.n_fft)), np.empty((plan.frames, bins), np.complex128)
-        work = _MINE.work = _Work(config, windowed, spectrum, squares, mel, products)
+        work = _MINE.work = _Work(config, windowed, spectrum, power, mel, products)
     return work
 
 
@@ -387,9 +387,11 @@ def spectra(wave: np.ndarray, config: AudioConfig) -> Iterator[np.ndarray]:
 def log_mel(wave: np.ndarray, config: AudioConfig) -> np.ndarray:
     """Natural logarithm of mel power.
 
-    The spectrum is computed in float64 (see :func:`spectra`). What follows only squares, and adds what is not negative: rounding
-    to float32 there moves no value by more than some 1e-6. The products are too small for BLAS to share them among threads, so
-    neither the bits nor the load depend on how many it has.
+    Everything is computed in float64 and rounded once, at the end. BLAS adds in another order, and NumPy takes another logarithm, on
+    another processor: in float32 that moved about one stored value in 8,000 by its last bit, in float64 it moves results by some
+    1e-15, which the rounding swallows. So the stored bytes are the same on every x86-64 processor that we could try
+    (docs/reliability.md). The products are too small for BLAS to share them among threads, so neither the bits nor the load depend
+    on how many it has.
 
     Args:
         wave: float32 [samples] at `config.rate`.
@@ -406,14 +408,15 @@ def log_mel(wave: np.ndarray, config: AudioConfig) -> np.ndarray:
     first = 0
     for spectrum in spectra(wave, config):
         n = len(spectrum)
-        squares = work.squares[:n]
-        squares[...] = spectrum.view(np.float64)
-        np.square(squares, out=squares)
-        for parts, weights, bands in work.products:  # rows from n on are left from before, and their products are not used
-            np.matmul(parts, weights, out=bands)
-        np.maximum(work.mel[:n], config.floor, out=out[first : first + n])
+        parts = spectrum.view(np.float64)  # real and imaginary in turn
+        np.square(parts, out=parts)
+        np.add(parts[:, ::2], parts[:, 1::2], out=work.power[:n])
+        for power, weights, bands in work.products:  # rows from n on are left from before, and their products are not used
+            np.matmul(power, weights, out=bands)
+        mel = np.maximum(work.mel[:n], config.floor, out=work.mel[:n])
+        out[first : first + n] = np.log(mel, out=mel)
         first += n
-    return np.log(out, out=out)
+    return out
 
 
 def synthetic(item: str, config: AudioConfig, seed: int) -> np.ndarray:
