@@ -12,24 +12,14 @@ import pytest
 from evaluate import retrieval
 from evaluate.retrieval import NOBODY, positions, retrieve, summarise
 from pipeline.base.errors import ScoreError
+from tests.evaluate.bad_evaluators import BROKEN_CODE, broken_code
+from tests.evaluate.oracle import AVERAGES, agrees, random_case, run, slow
 
 RULES = {  # definition of the golden file: AP, averaged over, remove junk and same camera
     "market_hit": ("hit", "valid", True),
     "mars_trapz": ("trapezoid", "all", True),
     "pid_only_hit": ("hit", "valid", False),
 }
-
-
-def run(distance, q_identity, q_camera, g_identity, g_camera, ap="hit", same_camera=True):
-    return retrieve(
-        [np.asarray(distance, float)],
-        query_identity=np.asarray(q_identity),
-        gallery_identity=np.asarray(g_identity),
-        query_camera=np.asarray(q_camera),
-        gallery_camera=np.asarray(g_camera),
-        remove_same_camera=same_camera,
-        ap=ap,
-    )
 
 
 def test_e1_by_hand():
@@ -80,37 +70,19 @@ def same(found: float, expected: float | None) -> bool:
     return math.isnan(found) if expected is None else abs(found - expected) <= 1e-9
 
 
-def slow(distance, q_identity, q_camera, g_identity, g_camera, ap):
-    """One query at a time, every rank written down: nothing clever."""
-    out = []
-    for q in range(len(distance)):
-        order = sorted(range(len(g_identity)), key=lambda g, row=distance[q]: (row[g], g))
-        kept = [g for g in order if not (g_identity[g] == q_identity[q] >= 0 and g_camera[g] == q_camera[q])]
-        hits = [rank for rank, g in enumerate(kept, 1) if g_identity[g] == q_identity[q] >= 0]
-        points = []
-        for k, rank in enumerate(hits, 1):
-            before = (k - 1) / (rank - 1) if rank > 1 else 1.0
-            points.append(k / rank if ap == "hit" else (before + k / rank) / 2)
-        undefined = 0.0 if ap == "trapezoid" and not kept else math.nan
-        out.append((hits[0] if hits else 0, sum(points) / len(points) if points else undefined, len(hits) / hits[-1] if hits else math.nan))
-    return out
-
-
-@pytest.mark.parametrize("ap", ["hit", "trapezoid"])
+@pytest.mark.parametrize("ap", AVERAGES)
 @pytest.mark.parametrize("count_up_to", [0, 3, 1000])
 def test_against_a_slow_oracle_with_ties(monkeypatch, ap, count_up_to):
     """Few distinct distances, so ties are everywhere; both ways of ranking (count_up_to=0 always sorts)."""
     monkeypatch.setattr(retrieval, "COUNT_UP_TO", count_up_to)
-    random = np.random.default_rng(3)
-    for _ in range(60):
-        q, g = random.integers(1, 7), random.integers(1, 30)
-        distance = random.integers(0, 5, (q, g)) / 2 - 1
-        labels = random.integers(0, 4, q), random.integers(0, 3, q), random.integers(-1, 4, g), random.integers(0, 3, g)
-        found = run(distance, *labels, ap=ap)
-        for i, (first, mean, inp) in enumerate(slow(distance, *labels, ap=ap)):
-            assert found.first[i] == first
-            assert found.ap[i] == pytest.approx(mean, abs=1e-12, nan_ok=True)
-            assert found.inp[i] == pytest.approx(inp, abs=1e-12, nan_ok=True)
+    assert [number for number in range(60) if not agrees(random_case(number), ap)] == []
+
+
+@pytest.mark.parametrize("name", BROKEN_CODE)
+def test_the_oracle_sees_broken_code(name):
+    """Negative control: each slip disagrees with the oracle on some case."""
+    with broken_code(name):
+        assert not all(agrees(random_case(number), ap) for number in range(60) for ap in AVERAGES)
 
 
 def test_oracle_sees_an_unstable_sort():
