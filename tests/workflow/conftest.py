@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,19 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def snakemake(
-    folder: Path, *arguments: str, cores: int = 2, environment: Mapping[str, str] | None = None, **options: object
+    folder: Path,
+    *arguments: str,
+    cores: int = 2,
+    environment: Mapping[str, str] | None = None,
+    inside: Sequence[str] = (),
+    **options: object,
 ) -> subprocess.CompletedProcess[str]:
-    """`snakemake` on this checkout's Snakefile with `folder` as working directory; output and errors together."""
+    """`snakemake` on this checkout's Snakefile with `folder` as working directory; output and errors together.
+
+    `inside` is a command that starts it, as `unshare -n` does.
+    """
     command = [
+        *inside,
         sys.executable,
         "-m",
         "snakemake",
