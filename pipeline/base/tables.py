@@ -1,6 +1,7 @@
 """The tables that stages hand to each other: schemas, checks, reading and writing.
 
-In and out: Parquet. A table is written beside its name and renamed into place; the same rows give the same bytes.
+In and out: Parquet, sealed (pipeline/base/seal.py): a table in which one bit was changed is refused. A table is written beside its name
+and renamed into place; the same rows give the same bytes.
 Provenance lives in the file's metadata under ``dubtrack``: schema name and version, settings, code digest, notes.
 """
 
@@ -10,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.base.errors import TableError
 from pipeline.base.files import atomic
+from pipeline.base.seal import read_footer, read_sealed, seal
 
 META = b"dubtrack"
 
@@ -324,6 +325,7 @@ def write(path: str | os.PathLike[str], made: pa.Table, schema: Schema, meta: Ma
     made = made.replace_schema_metadata({META: json.dumps(note, sort_keys=True, ensure_ascii=False).encode()})
     with atomic(path) as temporary:
         pq.write_table(made, temporary, row_group_size=1 << 16, store_schema=True, **_encoding(schema))
+        seal(temporary)
 
 
 def _encoding(schema: Schema) -> dict[str, Any]:
@@ -349,9 +351,9 @@ def write_rows(
 
 
 def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read and check; `columns` reads only some of them (then only their types are checked)."""
+    """Read and check, every byte of the file included; `columns` gives only some of them (then only their types are checked)."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(pa.BufferReader(read_sealed(path)))
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected a '{schema.name}' table") from None
     except (pa.ArrowException, OSError) as error:
@@ -374,9 +376,9 @@ def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | 
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The provenance note of a table file."""
+    """The provenance note of a table file; of the file only the footer is read and checked."""
     try:
-        return _note(pq.read_schema(Path(path)).metadata)
+        return _note(pq.read_schema(pa.BufferReader(read_footer(path))).metadata)
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
