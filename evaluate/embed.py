@@ -28,7 +28,7 @@ from pipeline.base.build import build
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import WeightsError
 from pipeline.base.files import digest_file, read_json
-from shards.loader import DenseLoader
+from shards.loader import DenseLoader, check
 from shards.read import Store
 
 ROLES = ("query", "gallery", "junk")
@@ -103,11 +103,15 @@ def full_precision() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def embed(run: RunConfig, weights: str, store: Store, split: pa.Table, batch_frames: int, workers: int) -> tuple[pa.Table, dict[str, Any]]:
-    """All test tracklets of a split as EMBEDDINGS, and the table's meta data."""
+def embed(
+    run: RunConfig, weights: str, store: Store, split: pa.Table, batch_frames: int, workers: int, how: str = "bytes"
+) -> tuple[pa.Table, dict[str, Any]]:
+    """All test tracklets of a split as EMBEDDINGS, and the table's meta data; `how` their tars are checked first: `MachineConfig.check`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     full_precision()
     network, trained = network_of(run, weights, device)
+    roles, names = (split.column(name).to_pylist() for name in ("role", "tracklet"))
+    check(store, (name for role, name in zip(roles, names, strict=True) if role in ROLES), how, print)
     loader = DenseLoader(store, split, ROLES, run, network.hears, workers, batch_frames)
     vectors = tracklet_vectors(network, loader, device)
     modality = "frames" if not network.hears else network.kind if run.this.network in BLIND else f"frames+{network.kind}"
@@ -133,6 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--split", required=True, help="SPLIT table")
     arguments.add_argument("--batch-frames", type=int, default=BATCH_FRAMES, help="most frames in one batch (default: %(default)s)")
     arguments.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
+    arguments.add_argument("--check", choices=("bytes", "sizes"), default="bytes", help="machine.check (default: %(default)s)")
     arguments.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own choice (default: %(default)s)")
     args = arguments.parse_args(argv)
     if args.threads > 0:
@@ -142,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     trained_with, given = read_meta(args.weights).get("config"), digest_file(args.config)
     if trained_with not in (None, given):
         raise WeightsError(f"{args.weights}: trained with other settings than {args.config} holds now; train this stage again")
-    made, meta = embed(run, args.weights, Store(args.index), split, args.batch_frames, args.workers)
+    made, meta = embed(run, args.weights, Store(args.index), split, args.batch_frames, args.workers, args.check)
     tables.write(args.out, made, tables.EMBEDDINGS, meta)
 
 

@@ -205,13 +205,13 @@ QUARANTINE = Schema(
 _MEMBERS = pa.list_(
     pa.field(
         "element",
-        pa.struct([pa.field("suffix", S, nullable=False), pa.field("offset", I64, nullable=False), pa.field("size", I64, nullable=False)]),
+        pa.struct([pa.field(name, kind, nullable=False) for name, kind in (("suffix", S), ("offset", I64), ("size", I64), ("digest", S))]),
         nullable=False,
     )
 )
 INDEX = Schema(
     "index",
-    2,
+    3,
     "one sample in a tar",
     (
         Column("shard", S, "file name of the tar"),
@@ -223,7 +223,7 @@ INDEX = Schema(
         Column("items", I32, "number of companion items; 0: none"),
         Column("offset", I64, "byte of the sample's first header in the tar"),
         Column("size", I64, "bytes of the sample in the tar, headers and padding included"),
-        Column("members", _MEMBERS, "suffix, byte offset of the data in the tar, and size in bytes of each member"),
+        Column("members", _MEMBERS, "suffix, byte offset of the data in the tar, size in bytes and SHA-256 of each member"),
         Column("digest", S, "SHA-256 over one line 'suffix size SHA-256-of-the-data' for each member in its order"),
     ),
     ("shard", "offset"),
