@@ -55,6 +55,17 @@ rule pack_demo:
         shards("demo", "audio"),
 
 
+rule verify_demo:
+    """Demo: every byte of the shards that are there against their index; names what is wrong, makes nothing."""
+    log:
+        "logs/verify/demo.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        "python -m shards.verify results/shards/demo-*/index.parquet --made-by pack_demo 2>&1 | tee {log}"
+
+
 rule train_teacher_demo:
     """Demo: small DubberNet teacher, frames and audio."""
     input:
@@ -102,6 +113,17 @@ rule pack_mars:
         shards("mars", "audio"),
 
 
+rule verify_mars:
+    """MARS: every byte of the shards that are there against their index; names what is wrong, makes nothing."""
+    log:
+        "logs/verify/mars.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        "python -m shards.verify results/shards/mars-*/index.parquet --made-by pack_mars 2>&1 | tee {log}"
+
+
 rule train_teacher_mars:
     """MARS: DubberNet teacher, frames and audio."""
     input:
@@ -147,6 +169,17 @@ rule pack_ilidsvid:
         shards("ilidsvid", "audio"),
 
 
+rule verify_ilidsvid:
+    """iLIDS-VID: every byte of the shards that are there against their index; names what is wrong, makes nothing."""
+    log:
+        "logs/verify/ilidsvid.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        "python -m shards.verify results/shards/ilidsvid-*/index.parquet --made-by pack_ilidsvid 2>&1 | tee {log}"
+
+
 rule train_teacher_ilidsvid:
     """iLIDS-VID: DubberNet teachers, frames and audio, one for each configured split."""
     input:
@@ -186,6 +219,17 @@ rule pack_prid2011:
         shards("prid2011", "audio"),
 
 
+rule verify_prid2011:
+    """PRID-2011: every byte of the shards that are there against their index; names what is wrong, makes nothing."""
+    log:
+        "logs/verify/prid2011.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        "python -m shards.verify results/shards/prid2011-*/index.parquet --made-by pack_prid2011 2>&1 | tee {log}"
+
+
 rule train_teacher_prid2011:
     """PRID-2011: DubberNet teachers, frames and audio, one for each configured split."""
     input:
@@ -217,6 +261,17 @@ rule pack_own:
     """Own tracklets: frames alone in WebDataset shards."""
     input:
         shards("own", "none"),
+
+
+rule verify_own:
+    """Own tracklets: every byte of the shards that are there against their index; names what is wrong, makes nothing."""
+    log:
+        "logs/verify/own.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        "python -m shards.verify results/shards/own-*/index.parquet --made-by pack_own 2>&1 | tee {log}"
 
 
 rule train_visual_own:

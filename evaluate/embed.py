@@ -5,7 +5,8 @@ Out:     EMBEDDINGS of the roles query, gallery and junk; its meta says what the
          are from.
 Source:  specs/dubbernet.md sections 3.3 and 7.1 (model/vectors.py) and 7.4 (who may hear at test time).
 
-A network that only sees never gets the companion: not even its bytes are read. A network that hears may do so in shards
+A network that only sees never gets the companion: its bytes are hashed with all others of the tar (`--check`) and not looked at
+otherwise. A network that hears may do so in shards
 whose companion was made for it (INDEX meta `test`; the loader refuses others): the tracklet's own sound, silence, or sound
 derived from the label. With the last the meta carries oracle: true, and every number made from these vectors has to carry
 the word. What a network heard in training (`trained_on`) does not make it oracle: silence tells nobody apart.
@@ -28,7 +29,7 @@ from pipeline.base.build import build
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import WeightsError
 from pipeline.base.files import digest_file, read_json
-from shards.loader import DenseLoader
+from shards.loader import DenseLoader, check
 from shards.read import Store
 
 ROLES = ("query", "gallery", "junk")
@@ -103,6 +104,18 @@ def full_precision() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def open_store(index: str, split: pa.Table, how: str) -> Store:
+    """The packed tracklets, after a check of the tars that hold those of `ROLES` (`how`: `MachineConfig.check`).
+
+    Raises:
+        ShardError: a tar is not what INDEX says; names shard, sample and member.
+    """
+    store = Store(index)
+    roles, names = (split.column(name).to_pylist() for name in ("role", "tracklet"))
+    check(store, [name for role, name in zip(roles, names, strict=True) if role in ROLES], how, print)
+    return store
+
+
 def embed(run: RunConfig, weights: str, store: Store, split: pa.Table, batch_frames: int, workers: int) -> tuple[pa.Table, dict[str, Any]]:
     """All test tracklets of a split as EMBEDDINGS, and the table's meta data."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -133,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--split", required=True, help="SPLIT table")
     arguments.add_argument("--batch-frames", type=int, default=BATCH_FRAMES, help="most frames in one batch (default: %(default)s)")
     arguments.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
+    arguments.add_argument("--check", choices=("bytes", "sizes"), default="bytes", help="machine.check (default: %(default)s)")
     arguments.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own choice (default: %(default)s)")
     args = arguments.parse_args(argv)
     if args.threads > 0:
@@ -142,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     trained_with, given = read_meta(args.weights).get("config"), digest_file(args.config)
     if trained_with not in (None, given):
         raise WeightsError(f"{args.weights}: trained with other settings than {args.config} holds now; train this stage again")
-    made, meta = embed(run, args.weights, Store(args.index), split, args.batch_frames, args.workers)
+    made, meta = embed(run, args.weights, open_store(args.index, split, args.check), split, args.batch_frames, args.workers)
     tables.write(args.out, made, tables.EMBEDDINGS, meta)
 
 

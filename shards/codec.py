@@ -278,18 +278,12 @@ def members(meta: Mapping[str, Any], frames: Extent, lengths: np.ndarray, compan
     return made
 
 
-def digest(members: Members) -> str:
-    """INDEX.digest: SHA-256, 64 hex characters, over one line 'suffix size SHA-256-of-the-data' for each member in its order.
+def digest(listed: Sequence[Mapping[str, Any]]) -> str:
+    """INDEX.digest from INDEX.members: SHA-256, 64 hex characters, over one line 'suffix size SHA-256-of-the-data' for each member.
 
     Each line ends with a line feed. Headers and padding are not part of it, because they follow from names and sizes.
     """
-    lines = [
-        f"{suffix} {data.size} {data.digest}\n"
-        if isinstance(data, Extent)
-        else f"{suffix} {len(data)} {hashlib.sha256(data).hexdigest()}\n"
-        for suffix, data in members.items()
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join([f"{m['suffix']} {m['size']} {m['digest']}\n" for m in listed]).encode()).hexdigest()
 
 
 def decode(members: Mapping[str, bytes], where: str) -> Sample:
@@ -402,7 +396,8 @@ def tar_parts(key: str, members: Members, offset: int) -> tuple[list[bytes | Ext
         else:
             gathered.append(data)
         gathered.append(bytes(-size % BLOCK))
-        listed.append({"suffix": suffix, "offset": at + BLOCK, "size": size})
+        found = data.digest if isinstance(data, Extent) else hashlib.sha256(data).hexdigest()
+        listed.append({"suffix": suffix, "offset": at + BLOCK, "size": size, "digest": found})
         at += BLOCK + size + -size % BLOCK
     parts.append(b"".join(gathered))
     return parts, listed, at - offset

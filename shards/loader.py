@@ -9,7 +9,7 @@ Source:  specs/dubbernet.md sections 3.1, 3.2, 3.3, 6 and 7.4. Ours: a worker ma
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,10 @@ from shards.draw import dense_chunk, dense_count
 from shards.order import Order
 from shards.read import Index, Store
 from shards.resident import ResidentLoader
+from shards.stream import Tars
 from shards.streamed import StreamLoader
 from shards.training import Made, Steps, Training, checked, data_loader, end_workers
+from shards.whole import Place, check_tars, own_share
 
 
 def train_loader(
@@ -38,15 +40,21 @@ def train_loader(
     rank: int = 0,
     ranks: int = 1,
     say: Callable[[str], object] = lambda line: None,
+    also: Iterable[str] = (),
+    meet: Callable[[], object] = lambda: None,
 ) -> Training:
     """The training loader that `machine.data` names; all give the same batches.
+
+    Before that the tars are checked (`machine.check`), each by one process of a node.
 
     Args:
         index_path: INDEX; its tars lie beside it, or (stream) where `machine.urls` says.
         split, run, hears, rank, ranks: see :class:`shards.training.Training`.
-        machine: data, workers, urls, commands, resident_share.
+        machine: data, workers, urls, commands, check, resident_share.
         device: where batches will be asked for.
         say: is given lines for whoever reads the log.
+        also: tracklets that somebody else will read from tars beside INDEX; theirs are checked, too, if these are the loader's.
+        meet: waits for all ranks; called when this one has checked its share.
 
     Raises:
         ConfigError, ShardError, TableError, TrainError: something does not fit together.
@@ -54,11 +62,44 @@ def train_loader(
     if machine.data != "stream" and (machine.urls or machine.commands):
         what = f"urls='{machine.urls}'" if machine.urls else "commands=true"
         raise ConfigError(f"machine.{what}: is for machine.data=stream, but data is '{machine.data}'; change data, or leave it out")
+    roles, names = (split.column(name).to_pylist() for name in ("role", "tracklet"))
+    training = [name for role, name in zip(roles, names, strict=True) if role == "train"]
     if machine.data == "stream":
-        return StreamLoader(Index(index_path), split, run, hears, machine, rank, ranks)
+        index = Index(index_path)
+        tars = Tars(index, machine.urls, machine.commands, machine.check)
+        if tars.local:
+            check(index, training if machine.urls else [*training, *also], machine.check, say, tars.path)
+        meet()
+        return StreamLoader(index, split, run, hears, machine, rank, ranks)
+    store = Store(index_path)
+    check(store, [*training, *also], machine.check, say)
+    meet()
     if machine.data == "resident":
-        return ResidentLoader(Store(index_path), split, run, hears, machine, device, rank, ranks, say)
-    return TrainLoader(Store(index_path), split, run, hears, machine.workers, rank, ranks)
+        return ResidentLoader(store, split, run, hears, machine, device, rank, ranks, say)
+    return TrainLoader(store, split, run, hears, machine.workers, rank, ranks)
+
+
+def check(
+    index: Index, keys: Iterable[str], how: str, say: Callable[[str], object], place: Place | None = None, alone: bool = False
+) -> None:
+    """Check this process's share of the tars that hold some tracklets, and say what was done.
+
+    Args:
+        how: `MachineConfig.check`.
+        place: path of a tar by its name; None: beside INDEX.
+        alone: no other rank of this node takes part.
+
+    Raises:
+        ShardError: something is wrong; names the first shard, sample and member.
+    """
+    if how == "sizes":
+        say("machine.check=sizes: the bytes of the tars were not checked (python -m shards.verify does it)")
+        return
+    rank, ranks, threads = own_share()
+    if alone:
+        rank, ranks = 0, 1
+    done = check_tars(index, keys, place or index.path.with_name, threads, (rank, ranks))
+    say(f"{done}{f', the share of one of {ranks} processes' if ranks > 1 else ''}")
 
 
 class TrainLoader(Training):

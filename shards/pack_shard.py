@@ -175,7 +175,7 @@ def write_tar(out: FileIO, shard: str, packed: Iterable[Tracklet], stream: FileI
         parts, listed, size = codec.tar_parts(key, members, offset)
         row = {"shard": shard, "key": key, **{field: sample.meta[field] for field in ("identity", "kind", "camera")}}
         row |= {"frames": len(sample.lengths), "items": len(sample.meta["items"])}
-        rows.append({**row, "offset": offset, "size": size, "members": listed, "digest": codec.digest(members)})
+        rows.append({**row, "offset": offset, "size": size, "members": listed, "digest": codec.digest(listed)})
         offset += size
         # Many samples are made before they are written: copying empties the processor's cache, and making takes a third longer then.
         made.append((key, parts))

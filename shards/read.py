@@ -5,7 +5,8 @@ Out:     JPEG bytes of the frames that were drawn, companion items that they hea
 Source:  layout.md sections 4 and 10; promise R5: a shard that was cut, swapped or changed in size is refused.
 
 At open: the size of every tar, the names of its first and last sample, its end. At each read: the member's name in the
-tar and the relations between members. Every single byte is checked by :func:`shards.verify.verify`.
+tar and the relations between members. Every single byte is checked by :func:`shards.whole.check_tars` before training and
+embedding, and by :func:`shards.verify.verify`.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Layout:
 
         lists = pa.concat_arrays(index.column("members").chunks)
         row_of = np.repeat(np.arange(count), pc.list_value_length(lists).to_numpy())
-        fields = dict(zip(("suffix", "offset", "size"), lists.flatten().flatten(), strict=True))
+        fields = dict(zip(("suffix", "offset", "size", "digest"), lists.flatten().flatten(), strict=True))
         at, size = fields["offset"].to_numpy(), fields["size"].to_numpy()
         outside = (at < self.offsets[row_of] + codec.BLOCK) | (size < 0) | (at + size > (self.offsets + sizes)[row_of])
         self._refuse(index, np.bincount(row_of[outside], minlength=count) > 0, "members lie outside their sample")
@@ -149,6 +150,10 @@ class Index:
         if len(self._rows) != len(self.keys):
             raise ShardError(f"{self.path}: {len(self.keys) - len(self._rows)} keys are listed twice; run index_shards again")
         self.layout = Layout(self.table, str(self.path))
+
+    def row_of(self, key: str) -> int | None:
+        """Row of a sample in `table`; None where there is none of this name."""
+        return self._rows.get(key)
 
 
 class Store(Index):

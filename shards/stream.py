@@ -11,6 +11,7 @@ Source:  layout.md section 10; stack.md section 5. Ours: no decoder of the packa
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shlex
 import signal
@@ -77,18 +78,21 @@ class Tars:
         index: INDEX of the store.
         urls: a path or URL with {shard} for the file name of a tar; '' is beside INDEX.
         commands: whether `urls` may start a command (`MachineConfig`).
+        check: 'bytes': samples from elsewhere are held to their digests in INDEX; local tars can be checked before they are read
+            (`shards.whole`).
 
     Raises:
         ConfigError: `urls` would start a command and may not.
     """
 
-    def __init__(self, index: Index, urls: str = "", commands: bool = False) -> None:
+    def __init__(self, index: Index, urls: str = "", commands: bool = False, check: str = "sizes") -> None:
         self.local = not ("://" in urls or urls.startswith(("pipe:", "file:")) or urls == "-")
         if not self.local and not commands:
             raise ConfigError(
                 f"machine.urls='{urls}': would start a command, which only machine.commands=true allows; give a path with {{shard}} "
                 "in it, or say that you trust it"
             )
+        self._check = check == "bytes" and not self.local
         self._urls = urls or f"{index.path.parent}/{{shard}}"
         rows = index.table.select(["key", "offset", "frames", "members"]).to_pylist()
         layout = index.layout
@@ -103,7 +107,8 @@ class Tars:
             opened: is told what is open, so that another thread can end it.
 
         Raises:
-            ShardError: the tar holds other samples or members than INDEX lists, ends early, or cannot be read.
+            ShardError: the tar holds other samples or members than INDEX lists (with `check` also: other bytes), ends early, or cannot be
+            read.
         """
         where, rows = f"shard {shard}", self._rows[shard]
         read = 0
@@ -117,10 +122,21 @@ class Tars:
             if expected is None or (key, {suffix: len(data) for suffix, data in members.items()}) != (expected["key"], sizes):
                 named = f"'{expected['key']}'" if expected else "the end"
                 raise ShardError(f"{where}: sample {read} is '{key}' with {len(members)} members, INDEX lists {named} here or other sizes")
+            if self._check:
+                for member in expected["members"]:
+                    if hashlib.sha256(members[member["suffix"]]).hexdigest() != member["digest"]:
+                        raise ShardError(
+                            f"{where}, sample {key}, {member['suffix']}: its bytes differ from the digest in INDEX; look at what lies "
+                            "there, and at what brings it here"
+                        )
             read += 1
             yield key, members
         if read != len(rows):
             raise ShardError(f"{where}: index lists {len(rows)} samples, file holds {read}; delete it and rerun pack_shard")
+
+    def path(self, shard: str) -> Path:
+        """Where a tar lies, if it is a local one."""
+        return Path(self._urls.replace("{shard}", shard))
 
     def _raw(self, shard: str, opened: Opened) -> Iterator[dict[str, Any]]:
         """Undecoded samples of one tar."""
@@ -149,12 +165,11 @@ class Tars:
             # all that the shell starts can be ended with it; it has no terminal, so nothing to read. 141: the reader went away.
             command = self._urls.removeprefix("pipe:").replace("{shard}", shlex.quote(shard))
             return Pipe(command, mode="rb", shell=True, bufsize=8192, ignore_status=[141], stdin=subprocess.DEVNULL, start_new_session=True)
-        url = self._urls.replace("{shard}", shard)
         if not self.local:
             from webdataset import gopen
 
-            return gopen(url)
-        path = Path(url)
+            return gopen(self._urls.replace("{shard}", shard))
+        path = self.path(shard)
         rows = self._rows[shard]
         check_tar(path, self.sizes[shard], [(row["offset"], row["key"]) for row in (rows[0], rows[-1])])
         return open(path, "rb")

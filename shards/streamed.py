@@ -39,7 +39,7 @@ class StreamLoader(Training):
 
     Args:
         index: INDEX of the store; its tars are read from where `machine` says.
-        machine: urls, commands, and workers: threads that make batches; 0 makes them in the thread that asks.
+        machine: urls, commands, check, and workers: threads that make batches; 0 makes them in the thread that asks.
 
     Raises:
         ConfigError: the order has no windows, ranks cannot share the lanes, `urls` would start a command and may not, or clips
@@ -63,7 +63,7 @@ class StreamLoader(Training):
                 "use machine.data=indexed or resident"
             )
         self._lanes = range(rank * lanes // ranks, (rank + 1) * lanes // ranks)
-        self._tars = Tars(index, machine.urls, machine.commands)
+        self._tars = Tars(index, machine.urls, machine.commands, machine.check)
         self._workers = machine.workers
         self._pool = ThreadPoolExecutor(machine.workers, "clips") if machine.workers else None
         self._reading: Reading | None = None

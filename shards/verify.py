@@ -1,111 +1,128 @@
-"""Check every byte of a store against its INDEX: ``python -m shards.verify INDEX`` (exit status 2 if anything is wrong).
+"""Check every byte of stores against their INDEX: ``python -m shards.verify INDEX [INDEX ...]`` (exit status 2 if anything is wrong).
 
-In:      INDEX with its tars beside it.   Out: one line for each thing that is wrong.
+In:      INDEX files with tars and twins beside them.   Out: one line for each thing that is wrong, in the order of INDEX.
 Source:  promises R5 and R13.
+
+Beside the bytes: what a sample says of itself is what INDEX says of it; each tar has its twin, which says the same; nothing lies there
+that INDEX does not list. The twin of one tar may be given as INDEX; then only that tar is looked at.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import cli, tables
-from pipeline.base.errors import ShardError
-from shards import codec
-from shards.read import Layout, check_tar
+from pipeline.base import cli, files, tables
+from pipeline.base.errors import ShardError, TableError, UserError
+from shards import codec, whole
+from shards.read import Index
+
+TWIN = re.compile(r"\d{5}\.parquet")
+SAME = ("dataset", "cameras", "frames", "companion")
+"""Notes of a twin that INDEX has, too."""
 
 
-def verify(index_path: str | os.PathLike[str]) -> list[str]:
-    """What is wrong with a store; empty if every sample's digest and members are as listed.
+def verify(index_path: str | os.PathLike[str], threads: int = 1) -> list[str]:
+    """What is wrong with a store; empty if every byte of it is as listed, and nothing else is there.
 
     Raises:
         ShardError, TableError: the INDEX itself cannot be used.
     """
-    index = tables.read(index_path, tables.INDEX)
-    layout = Layout(index, str(index_path))
-    rows = index.to_pylist()
-    wrong: list[str] = []
-    for shard, name in enumerate(layout.names):
-        path = Path(index_path).parent / name
-        first, last = layout.rows[shard]
-        try:
-            check_tar(path, layout.sizes[shard], [(rows[row]["offset"], rows[row]["key"]) for row in (first, last)])
-        except ShardError as error:
-            wrong.append(str(error))
-            if not path.is_file():
-                continue
-        with open(path, "rb") as tar:
-            for row in rows[first : last + 1]:
-                tar.seek(row["offset"])
-                try:
-                    wrong += check_sample(row, tar.read(row["size"]))
-                except ShardError as error:  # the row itself cannot be: the others are looked at all the same
-                    wrong.append(f"shard {name}, sample {row['key']!r}: {error}")
-    return wrong
+    index = Index(index_path)
+    shards = range(len(index.layout.names))
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        found = pool.map(lambda part: whole.wrong_in(index, index.path.with_name, part, _says), whole.parts(index, shards))
+        wrong = [line for lines in found for line in lines]
+    return wrong if _is_twin(index) else [*wrong, *_beside(index)]
 
 
-def check_sample(row: dict[str, Any], data: bytes) -> list[str]:
-    """What is wrong with the bytes of one sample, given its row of INDEX: tar, digest, and what the codec says of it.
-
-    Every byte counts: members by the digest, headers and padding because they follow from names and sizes.
+def check_sample(row: dict[str, Any], data: bytes | memoryview) -> list[str]:
+    """What is wrong with the bytes of one sample, given its row of INDEX: tar, digests, and what the codec says of it.
 
     Raises:
         ShardError: the row names a sample that cannot be.
     """
-    where = f"shard {row['shard']}, sample {codec.check_key(row['key'])}"
-    if len(data) != row["size"]:
-        return [f"{where}: the tar ends {row['size'] - len(data)} bytes early"]
+    view = memoryview(data)
+    return [*whole.check_sample(row, view), *_says(row, view)]
+
+
+def _says(row: dict[str, Any], data: memoryview) -> list[str]:
+    """What is wrong in the members, also where digests are right: a sample can be listed wrongly."""
+    where = f"shard {row['shard']}, sample {row['key']}"
     members = {}
     for member in row["members"]:
         at = member["offset"] - row["offset"]
-        members[member["suffix"]] = data[at : at + member["size"]]
-    return [*_check_tar(row, data, members, where), *_check_members(row, members, where)]
-
-
-def _check_tar(row: dict[str, Any], data: bytes, members: dict[str, bytes], where: str) -> list[str]:
-    """The sample made anew of its own members: where it differs from the tar is a header, padding, or a row of INDEX that is wrong."""
-    parts, listed, size = codec.tar_parts(row["key"], members, row["offset"])
-    if (listed, size) != (row["members"], row["size"]):
-        return [f"{where}: INDEX lists its members with gaps or with other sizes than the sample's"]
-    if b"".join(part for part in parts if isinstance(part, bytes)) == data:
-        return []
-    wrong = []
-    for suffix, member in zip(members, listed, strict=True):
-        at, end = member["offset"] - row["offset"], member["offset"] - row["offset"] + member["size"]
-        if data[at - codec.BLOCK : at] != codec.tar_header(f"{row['key']}.{suffix}", member["size"]):
-            wrong.append(f"{where}, {suffix}: the tar's header is not that of INDEX")
-        if any(data[end : end + -end % codec.BLOCK]):
-            wrong.append(f"{where}, {suffix}: the padding after it is not zero")
-    return wrong
-
-
-def _check_members(row: dict[str, Any], members: dict[str, bytes], where: str) -> list[str]:
-    """What is wrong in the members, also where the digest is right: a sample can be listed wrongly."""
-    wrong = [] if codec.digest(members) == row["digest"] else [f"{where}: its members differ from the digest in INDEX"]
+        members[member["suffix"]] = bytes(data[at : at + member["size"]])
     try:
         sample = codec.decode(members, where)
     except ShardError as error:
-        return [*wrong, str(error)]
+        return [str(error)]
     found = {"key": sample.meta["tracklet"], **{field: sample.meta[field] for field in ("identity", "kind", "camera")}}
     found |= {"frames": len(sample.frames), "items": len(sample.meta["items"])}
-    return [
-        *wrong,
-        *(f"{where}: {field} is {value} in the tar and {row[field]} in INDEX" for field, value in found.items() if value != row[field]),
-    ]
+    return [f"{where}: {field} is {value} in the tar and {row[field]} in INDEX" for field, value in found.items() if value != row[field]]
+
+
+def _is_twin(index: Index) -> bool:
+    return index.layout.names == [index.path.with_suffix(".tar").name]
+
+
+def _beside(index: Index) -> Iterator[str]:
+    """What is wrong with the files beside INDEX: twins, and whatever it does not list."""
+    folder, names = index.path.parent, index.layout.names
+    for name, (first, last) in zip(names, index.layout.rows, strict=True):
+        yield from _twin(index, folder / Path(name).with_suffix(".parquet"), first, last)
+    listed = {*names, *(str(Path(name).with_suffix(".parquet")) for name in names), index.path.name}
+    for name in files.sorted_names(folder):
+        if name not in listed and (name.endswith(".tar") or TWIN.fullmatch(name)):
+            yield f"{folder / name}: {index.path.name} does not list it; delete it, or run index_shards again with all twins"
+
+
+def _twin(index: Index, path: Path, first: int, last: int) -> Iterator[str]:
+    try:
+        rows, meta = tables.read(path, tables.INDEX), tables.read_meta(path)
+    except TableError as error:
+        yield f"twin {error}"
+        return
+    other = [name for name in SAME if meta.get(name) != index.meta.get(name)]
+    if not rows.equals(index.table.slice(first, last - first + 1)):
+        other.append("samples")
+    if other:
+        yield f"twin {path}: its {' and '.join(other)} differ from {index.path.name}; run index_shards again"
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
-    arguments.add_argument("index", type=Path)
+    arguments.add_argument("index", type=Path, nargs="+", metavar="INDEX")
+    arguments.add_argument(
+        "--made-by", default="", metavar="TARGET", help="the target that makes such a store, for the sentence about a missing one"
+    )
     args = arguments.parse_args(argv)
-    wrong = verify(args.index)
-    for line in wrong:
-        print(line, file=sys.stderr)
-    if wrong:
-        raise ShardError(f"{args.index}: {len(wrong)} things are wrong with the store; delete the named shards and run pack_shard again")
-    print(f"{args.index}: every sample is as listed")
+    broken = []
+    for path in args.index:
+        wrong, size = looked_at(path, args.made_by)
+        for line in wrong:
+            print(line, file=sys.stderr)
+        if not wrong:
+            print(f"{path}: every byte is as listed ({size / 1e9:.3f} GB)", flush=True)
+        else:
+            broken.append(f"{path} ({len(wrong)} thing{'s'[: len(wrong) > 1]})")
+    if broken:
+        raise ShardError(f"not as listed: {', '.join(broken)}; what stands above has to go, and the target that made it has to run again")
+
+
+def looked_at(path: Path, made_by: str) -> tuple[list[str], int]:
+    """What is wrong with a store, also where there is none, and the bytes of its tars."""
+    if not path.exists():
+        return [f"{path}: there is no such store" + (f"; snakemake {made_by} makes one" if made_by else "")], 0
+    try:
+        return verify(path, whole.own_share()[2]), sum(Index(path).layout.sizes)
+    except UserError as error:
+        return [f"INDEX {error}"], 0
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def short(kind: str) -> str:
         return "float32"
     kind = kind.replace("element: ", "").replace(" not null", "").replace("large_binary", "bytes").replace("double", "float64")
     return (
-        kind.replace("list<struct<suffix: string, offset: int64, size: int64>>", "list of (suffix, offset, size)")
+        kind.replace("list<struct<suffix: string, offset: int64, size: int64, digest: string>>", "list of (suffix, offset, size, digest)")
         .replace("<float>", "<float32>")
         .replace("halffloat", "float16")
     )

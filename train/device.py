@@ -83,6 +83,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def meet() -> None:
+    """Wait until every rank is here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(torch.zeros(1, device=collective_device()))
+
+
 def collective_device() -> torch.device:
     """Where tensors must be for this process group."""
     return torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -34,11 +34,11 @@ from pipeline.base.config import MachineConfig, RunConfig
 from pipeline.base.errors import ConfigError, ShardError, TrainError
 from pipeline.base.files import digest_bytes, digest_code, digest_file, read_json
 from pipeline.base.seeds import seed_for
-from shards.loader import train_loader
+from shards.loader import check, train_loader
 from shards.read import Store
 from train.board import open_board
 from train.checkpoint import Checkpoints
-from train.device import be_deterministic, be_fast, choose_device, cpu_threads, process_group
+from train.device import be_deterministic, be_fast, choose_device, cpu_threads, meet, process_group
 from train.log import write_records
 from train.progress import say
 from train.stop import Stop
@@ -228,6 +228,8 @@ def make_selection(run: RunConfig, index: str, facts: Facts, held: pa.Table, net
             f"validation.identities={validation.identities}: held-out tracklets are read from tars beside {index}, not from machine.urls "
             f"({error}); copy the tars there, or set it to 0"
         ) from None
+    if machine.urls:  # not the tars that were checked with the loader's
+        check(store, held.column("tracklet").to_pylist(), machine.check, say, alone=True)
     return Selection(validation, run.this.epochs, make_validator(store, held, run, network.hears, device, machine.workers))
 
 
@@ -314,7 +316,8 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
         raise TrainError(f"{args.index}: INDEX of data set '{about['dataset']}', but config.json is for '{run.dataset}'; give both of one")
     held_out, least = run.settings.validation.identities, run.settings.sampler.identities
     split, held = hold_out(tables.read(args.split, tables.SPLIT), table, held_out, run.seed, least)
-    loader = train_loader(args.index, split, run, listens(run), run.settings.machine, device, rank(), ranks(), say)
+    asked = held.column("tracklet").to_pylist()
+    loader = train_loader(args.index, split, run, listens(run), run.settings.machine, device, rank(), ranks(), say, asked, meet)
     closing.callback(loader.close)
     facts = Facts(loader.classes, about["cameras"], about["companion"])
     task = make_task(run, facts, given, device)

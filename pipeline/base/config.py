@@ -515,6 +515,9 @@ class MachineConfig:
     'pipe:' command that prints it. Empty: beside INDEX."""
     commands: bool = False
     """stream: whether `urls` may start a command ('pipe:...', and 'https:' and the like, which webdataset reads through curl)."""
+    check: Literal["bytes", "sizes"] = "bytes"
+    """What is checked of the tars that will be read, before the first batch. bytes: all of them, against the digests in INDEX, at
+    the speed of SHA-256 (a stream from elsewhere: each sample when it comes); sizes: size, first and last sample, and end."""
     resident_share: float = 0.7
     """resident: most of the device's free memory that the training set may take; more is refused."""
     recompute: bool = False

@@ -1,6 +1,7 @@
 """The tables that stages hand to each other: schemas, checks, reading and writing.
 
-In and out: Parquet. A table is written beside its name and renamed into place; the same rows give the same bytes.
+In and out: Parquet, sealed (pipeline/base/seal.py): a table in which one bit was changed is refused. A table is written beside its name
+and renamed into place; the same rows give the same bytes.
 Provenance lives in the file's metadata under ``dubtrack``: schema name and version, settings, code digest, notes.
 """
 
@@ -10,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.base.errors import TableError
 from pipeline.base.files import atomic
+from pipeline.base.seal import read_footer, read_sealed, seal
 
 META = b"dubtrack"
 
@@ -204,13 +205,13 @@ QUARANTINE = Schema(
 _MEMBERS = pa.list_(
     pa.field(
         "element",
-        pa.struct([pa.field("suffix", S, nullable=False), pa.field("offset", I64, nullable=False), pa.field("size", I64, nullable=False)]),
+        pa.struct([pa.field(name, kind, nullable=False) for name, kind in (("suffix", S), ("offset", I64), ("size", I64), ("digest", S))]),
         nullable=False,
     )
 )
 INDEX = Schema(
     "index",
-    2,
+    3,
     "one sample in a tar",
     (
         Column("shard", S, "file name of the tar"),
@@ -222,7 +223,7 @@ INDEX = Schema(
         Column("items", I32, "number of companion items; 0: none"),
         Column("offset", I64, "byte of the sample's first header in the tar"),
         Column("size", I64, "bytes of the sample in the tar, headers and padding included"),
-        Column("members", _MEMBERS, "suffix, byte offset of the data in the tar, and size in bytes of each member"),
+        Column("members", _MEMBERS, "suffix, byte offset of the data in the tar, size in bytes and SHA-256 of each member"),
         Column("digest", S, "SHA-256 over one line 'suffix size SHA-256-of-the-data' for each member in its order"),
     ),
     ("shard", "offset"),
@@ -324,6 +325,7 @@ def write(path: str | os.PathLike[str], made: pa.Table, schema: Schema, meta: Ma
     made = made.replace_schema_metadata({META: json.dumps(note, sort_keys=True, ensure_ascii=False).encode()})
     with atomic(path) as temporary:
         pq.write_table(made, temporary, row_group_size=1 << 16, store_schema=True, **_encoding(schema))
+        seal(temporary)
 
 
 def _encoding(schema: Schema) -> dict[str, Any]:
@@ -349,9 +351,9 @@ def write_rows(
 
 
 def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read and check; `columns` reads only some of them (then only their types are checked)."""
+    """Read and check, every byte of the file included; `columns` gives only some of them (then only their types are checked)."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(pa.BufferReader(read_sealed(path)))
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected a '{schema.name}' table") from None
     except (pa.ArrowException, OSError) as error:
@@ -374,9 +376,9 @@ def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | 
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The provenance note of a table file."""
+    """The provenance note of a table file; of the file only the footer is read and checked."""
     try:
-        return _note(pq.read_schema(Path(path)).metadata)
+        return _note(pq.read_schema(pa.BufferReader(read_footer(path))).metadata)
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:

@@ -150,7 +150,9 @@ def test_frames_are_copied_with_the_digest_they_were_given(folder):
     stream.write_bytes(data)
     pack_shard.main(making.arguments(folder, 1))
     assert (folder / "00001.tar").read_bytes().count(data[:20]) == 1
-    assert verify.verify(folder / "00001.parquet") == ["shard 00001.tar, sample 0000C1T0001: its members differ from the digest in INDEX"]
+    assert verify.verify(folder / "00001.parquet") == [
+        "shard 00001.tar, sample 0000C1T0001, frames.mjpeg: its bytes differ from the digest in INDEX"
+    ]
 
 
 FRAMES_META = {"dataset": "tiny", "shard": 0, "cameras": 1, "frames": {"height": 32, "width": 16}}

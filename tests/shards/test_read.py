@@ -255,13 +255,16 @@ def test_index_that_lists_wrong_identity_is_named(index):
     rows = tables.read(index, tables.INDEX).to_pylist()
     rows[0]["identity"] = "0009"
     tables.write_rows(index, rows, tables.INDEX, {"companion": None})
-    assert verify.verify(index) == ["shard 00000.tar, sample 0001C1T0001: identity is 0001 in the tar and 0009 in INDEX"]
+    wrong, twin, *others = verify.verify(index)
+    assert wrong == "shard 00000.tar, sample 0001C1T0001: identity is 0001 in the tar and 0009 in INDEX"
+    assert twin.startswith(f"twin {index.with_name('00000.parquet')}: its dataset and cameras and frames and companion and samples differ")
+    assert len(others) == 1 and "00001.parquet: its dataset and cameras and frames and companion differ" in others[0]
 
 
 def test_verify_as_a_command(index, repository):
     command = [sys.executable, "-m", "shards.verify", str(index)]
     good = subprocess.run(command, cwd=repository, capture_output=True, text=True)
-    assert good.returncode == 0 and "every sample is as listed" in good.stdout
+    assert good.returncode == 0 and "every byte is as listed" in good.stdout
     tar = index.parent / "00001.tar"
     data = bytearray(tar.read_bytes())
     data[600] ^= 4
@@ -288,4 +291,4 @@ def test_verify_names_a_row_that_cannot_be_and_goes_on(made, tmp_path, key):
     index[1]["key"] = key
     tables.write_rows(tmp_path / "index.parquet", index, tables.INDEX, tables.read_meta(made))
     lines = verify.verify(tmp_path / "index.parquet")
-    assert any(repr(key) in line for line in lines) and any(f"sample {last['key']}: its members differ" in line for line in lines)
+    assert any(repr(key) in line for line in lines) and any(f"sample {last['key']}, json: its bytes differ" in line for line in lines)

@@ -10,6 +10,7 @@ from tests.workflow.conftest import jobs, snakemake
 
 TARGETS = {
     *("all", "data", "pack_own", "train_visual_own", "evaluate_visual_own", "train_student_own", "evaluate_student_own"),
+    *(f"verify_{dataset}" for dataset in ("demo", "mars", "ilidsvid", "prid2011", "own")),
     *("oracle_dubbernet_demo", "oracle_dubbernet_mars"),
     *(
         f"{verb}_{dataset}"

@@ -87,6 +87,7 @@ LOADER = [
         "augment.py",
         "draw.py",
         "read.py",
+        "whole.py",
         "codec.py",
         "prepare",
     )
@@ -104,7 +105,9 @@ def section(value, *names):
 
 def source_digest(*paths):
     """Digest of a step's code, so that a change of code runs it again: its own, and what decides bytes in `pipeline.base`."""
-    shared = [f"pipeline/base/{name}.py" for name in ("files", "seeds", "tables")]
+    shared = [
+        f"pipeline/base/{name}.py" for name in ("files", "seal", "seeds", "tables")
+    ]
     return digest_code(*(Path(workflow.basedir) / path for path in [*shared, *paths]))
 
 

@@ -23,13 +23,14 @@ rule embed:
         gpu=1,
     params:
         workers=lambda wildcards, threads: machine_of(wildcards).workers,  # see `fit`
+        check=lambda wildcards, threads: machine_of(wildcards).check,
         threads=lambda wildcards, threads: torch_threads(wildcards, threads),
         code=source_digest(
             "evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py"
         ),
     shell:
         "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
-        " --split {input.split} --workers {params.workers} --threads {params.threads} > {log} 2>&1"
+        " --split {input.split} --workers {params.workers} --check {params.check} --threads {params.threads} > {log} 2>&1"
 
 
 rule score:
