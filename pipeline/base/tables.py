@@ -1,7 +1,8 @@
 """The tables that stages hand to each other: schemas, checks, reading and writing.
 
 In and out: Parquet. A table is written beside its name and renamed into place; the same rows give the same bytes.
-Provenance lives in the file's metadata under ``dubtrack``: schema name and version, settings, code digest, notes.
+Provenance lives in the file's metadata under ``dubtrack``: schema name and version, settings, notes, and the digests of
+what it was made from (pipeline/base/origin.py).
 """
 
 from __future__ import annotations

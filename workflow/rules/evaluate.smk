@@ -24,9 +24,7 @@ rule embed:
     params:
         workers=lambda wildcards, threads: machine_of(wildcards).workers,  # see `fit`
         threads=lambda wildcards, threads: torch_threads(wildcards, threads),
-        code=source_digest(
-            "evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py"
-        ),
+        code=source_digest(*EMBEDDING),
     shell:
         "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
         " --split {input.split} --workers {params.workers} --threads {params.threads} > {log} 2>&1"
@@ -52,12 +50,7 @@ rule score:
         protocols=lambda wildcards: " ".join(
             SETTINGS.datasets[wildcards.dataset].protocols
         ),
-        code=source_digest(
-            "evaluate/score.py",
-            "evaluate/retrieval.py",
-            "evaluate/distance.py",
-            "evaluate/protocols.py",
-        ),
+        code=source_digest(*SCORING),
     shell:
         "python -m evaluate.score {output} --embeddings {input.embeddings} --config {input.config} --protocols {params.protocols} > {log} 2>&1"
 
