@@ -24,8 +24,9 @@ from model.api import Network
 from model.registry import make
 from model.vectors import BATCH_FRAMES, Vectors, tracklet_vectors
 from model.weights import load, read_meta
-from pipeline.base import cli, tables
+from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
+from pipeline.base.code import EMBEDDING
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import WeightsError
 from pipeline.base.files import digest_file, read_json
@@ -153,11 +154,12 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     run = build(RunConfig, read_json(args.config), args.config)
     split = tables.read(args.split, tables.SPLIT)
-    trained_with, given = read_meta(args.weights).get("config"), digest_file(args.config)
+    trained_with, given = read_meta(args.weights).get(origin.FROM, {}).get("config"), digest_file(args.config)
     if trained_with not in (None, given):
         raise WeightsError(f"{args.weights}: trained with other settings than {args.config} holds now; train this stage again")
     made, meta = embed(run, args.weights, open_store(args.index, split, args.check), split, args.batch_frames, args.workers)
-    tables.write(args.out, made, tables.EMBEDDINGS, meta)
+    read = origin.made_from(config=args.config, weights=args.weights, index=args.index, split=args.split)
+    tables.write(args.out, made, tables.EMBEDDINGS, {**meta, origin.FROM: read, origin.CODE: origin.code_of(*EMBEDDING)})
 
 
 if __name__ == "__main__":

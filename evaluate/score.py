@@ -1,7 +1,8 @@
 """Score embeddings by one or more named protocols.
 
 In:      EMBEDDINGS (one vector per tracklet of roles query, gallery, junk) and config.json of the run.
-Out:     metrics.json: per protocol CMC, mAP, mINP with gallery and valid queries; and some ranked lists for the report.
+Out:     metrics.json: per protocol CMC, mAP, mINP with gallery and valid queries; some ranked lists for the report; and what
+         `evaluate.trace` starts from: digests of the inputs and the code, under a seal over the whole file.
 Source:  specs/datasets.md section 8. Every number is stored with what it is a number of; nothing is rounded except the
          distances of the ranked lists (6 digits: the last ones depend on the machine's matrix product).
 """
@@ -18,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluate.protocols import CMC_RANKS, Outcome, Subjects, apply, first_entries, protocol_named
-from pipeline.base import cli, tables
+from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
+from pipeline.base.code import SCORING
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import ScoreError
-from pipeline.base.files import read_json, write_json
+from pipeline.base.files import read_json
 
 LISTS = 12
 """Ranked lists stored: that many from the first valid queries, and that many from the worst by AP."""
@@ -197,7 +199,9 @@ def main(argv: list[str] | None = None) -> None:
         protocol_named(name)
     run = build(RunConfig, read_json(args.config), args.config)
     embeddings = tables.read(args.embeddings, tables.EMBEDDINGS)
-    write_json(args.out, metrics(embeddings, tables.read_meta(args.embeddings), run, args.protocols))
+    made = metrics(embeddings, tables.read_meta(args.embeddings), run, args.protocols)
+    read = origin.made_from(config=args.config, embeddings=args.embeddings)
+    origin.write_sealed(args.out, {**made, origin.FROM: read, origin.CODE: origin.code_of(*SCORING)})
 
 
 if __name__ == "__main__":

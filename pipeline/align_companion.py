@@ -34,9 +34,10 @@ from pipeline.allocation import (
     runs_by_tracklet,
     unserved_error,
 )
-from pipeline.base import cli
+from pipeline.base import cli, origin
 from pipeline.base.config import AlignmentConfig, CompanionConfig
 from pipeline.base.errors import AllocationError, SourceError
+from pipeline.base.files import digest_file
 from pipeline.base.tables import ALIGNMENT, ITEMS, PROBES, SPLIT, TRACKLETS, read, read_meta, write_rows
 from pipeline.features import ENCODERS
 from pipeline.voices import Prober, Voices
@@ -395,6 +396,10 @@ def main(argv: list[str] | None = None) -> None:
         read(args.tracklets, TRACKLETS), splits, read(args.items, ITEMS), args.root, config, args.seed, max(args.threads, 1)
     )
     meta |= {"dataset": read_meta(args.tracklets)["dataset"], "items": read_meta(args.items)}
+    meta[origin.FROM] = origin.made_from(tracklets=args.tracklets, items=args.items)
+    if meta["dubbed"]:  # else no role decides: one more split changes nothing
+        named = {read_meta(path).get("split", str(number)): path for number, path in enumerate(args.splits)}
+        meta[origin.FROM] |= {f"split {name}": digest_file(path) for name, path in sorted(named.items())}
     write_rows(args.probes, probes, PROBES, {"policy": meta["policy"], "counts": meta["counts"]})
     write_rows(args.out, rows, ALIGNMENT, meta)
     counts = meta["counts"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from pipeline.base import cli, tables
+from pipeline.base import cli, origin, tables
 from pipeline.base.config import DatasetConfig
 from pipeline.base.errors import SourceError, TableError
 from pipeline.sources import SOURCES, listing
@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         "split": args.split,
         "classes": max(label.values()) + 1,
         "counts": dict(sorted(Counter(roles.values()).items())),
+        origin.FROM: origin.made_from(tracklets=args.tracklets),
         **notes,
     }
     columns = {"tracklet": list(roles), "role": list(roles.values()), "label": [label[tracklet] for tracklet in roles]}

@@ -1,6 +1,7 @@
 """Join the twins of all shards into the INDEX of the store, after checking that nothing is missing.
 
-In:      TRACKLETS, the twins of all shards.   Out: INDEX, in the folder of the tars.
+In:      TRACKLETS, the twins of all shards, ALIGNMENT if something is heard.   Out: INDEX, in the folder of the tars; its meta
+         holds the digests of the two tables.
 Source:  layout.md sections 9 and 10; promise R5. Checked here: each tar has the size and the ends its twin implies, the
          twins agree about what they hold, and their keys are the tracklets of TRACKLETS, each once.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.base import cli, tables
+from pipeline.base import cli, origin, tables
 from pipeline.base.errors import ShardError
 from shards.read import Layout, check_tar
 
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("out", type=Path)
     arguments.add_argument("--tracklets", type=Path, required=True)
+    arguments.add_argument("--alignment", type=Path, help="ALIGNMENT that the shards were packed with; none: frames alone")
     arguments.add_argument("twins", type=Path, nargs="+")
     args = arguments.parse_args(argv)
     twins = []
@@ -83,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         if meta[field] != about[field]:
             raise ShardError(f"index: {field} is {meta[field]} in the twins and {about[field]} in TRACKLETS; run pack_shard again")
     note = {name: value for name, value in meta.items() if name not in ("schema", "version")}
+    note[origin.FROM] = origin.made_from(tracklets=args.tracklets, alignment=args.alignment)
     tables.write(args.out, join(twins, tables.read(args.tracklets, tables.TRACKLETS, ["tracklet"])), tables.INDEX, note)
 
 

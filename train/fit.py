@@ -2,7 +2,8 @@
 
 In:      config.json (RunConfig), INDEX with its tars, SPLIT, and the weights that the stage builds on: its teacher's, those of
          the stage it starts from, or a pretrained ViT.
-Out:     model.safetensors (the network alone) and metrics.jsonl in one folder. Resumes by itself from --checkpoints when
+Out:     model.safetensors (the network alone), metrics.jsonl and origin.json (the digests of both, and by what code, commit and
+         device they were made: nothing on which the bytes of the weights may depend) in one folder. Resumes by itself from --checkpoints when
          that folder holds a checkpoint of the same settings, data and weights; when all went well, what was made is linked there.
 Equal inputs give equal weights to the bit on a CPU with one number of threads; on a GPU nobody has measured it (docs/training.md).
 Source:  specs/dubbernet.md sections 5 and 6; promises R1 and R6. The last epoch is kept, or the best on training identities that
@@ -15,7 +16,9 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,12 @@ from model.api import Network
 from model.blocks.part import compile_parts, recompute_parts
 from model.pretrained import load_vit, start_from
 from model.ranks import rank, ranks
-from pipeline.base import cli, tables
+from pipeline.base import cli, origin, tables
 from pipeline.base.build import build, plain
+from pipeline.base.code import TRAINING
 from pipeline.base.config import MachineConfig, RunConfig
 from pipeline.base.errors import ConfigError, ShardError, TrainError
-from pipeline.base.files import digest_bytes, digest_code, digest_file, read_json
+from pipeline.base.files import digest_bytes, digest_file, read_json
 from pipeline.base.seeds import seed_for
 from shards.loader import check, train_loader
 from shards.read import Store
@@ -46,15 +50,8 @@ from train.tasks import TASKS, Task
 from train.trainer import Training, require_agreement
 from train.validate import Selection, hold_out, make_validator, why_no_look
 
-SCORING = ("evaluate/protocols.py", "evaluate/retrieval.py", "evaluate/distance.py")
-"""What a look at held-out identities is scored by."""
-
 HARMLESS = ("machine",)
 """Settings that decide where and how fast a training runs, not what comes out."""
-
-
-DECIDING_CODE = ("train", "model", "shards", *(f"pipeline/base/{name}.py" for name in ("batch", "seeds")), *SCORING)
-"""Code on which the weights depend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +230,14 @@ def make_selection(run: RunConfig, index: str, facts: Facts, held: pa.Table, net
     return Selection(validation, run.this.epochs, make_validator(store, held, run, network.hears, device, machine.workers))
 
 
-def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[str, str]) -> dict[str, Any]:
+def weights_meta(run: RunConfig, facts: Facts, network: Network, read: dict[str, str]) -> dict[str, Any]:
     """What `model.safetensors` says about itself.
 
     `oracle`, `label_derived` and `tokens` speak of the sound that this network hears; `policy` of what was heard in its
     training at all, be it by its teacher only ('' where nothing was).
 
     Args:
-        digests: SHA-256 of 'config' and of the files of :class:`Given`, '' for those that there are not.
+        read: SHA-256 of 'config', 'index', 'split' and of those files of :class:`Given` that there are.
     """
     companion = facts.companion or {}
     heard = companion if network.hears else {}
@@ -257,14 +254,13 @@ def weights_meta(run: RunConfig, facts: Facts, network: Network, digests: dict[s
         "label_derived": bool(heard.get("label_derived", False)),
         "tokens": heard.get("tokens"),
         "policy": companion.get("policy", "") if listens(run) else "",
-        **digests,
+        origin.FROM: read,
     }
 
 
 def checkpoint_key(run: RunConfig, *digests: str) -> str:
     """Digest of all that decides the weights: settings (without `HARMLESS` ones), data, weights it builds on, code."""
-    checkout = Path(__file__).parent.parent
-    code = digest_code(*(checkout / path for path in DECIDING_CODE))
+    code = origin.code_of(*TRAINING)["digest"]
     return digest_bytes(json.dumps([_deciding(plain(run)), code, *digests], sort_keys=True).encode())
 
 
@@ -321,10 +317,10 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     closing.callback(loader.close)
     facts = Facts(loader.classes, about["cameras"], about["companion"])
     task = make_task(run, facts, given, device)
-    digests = {name: digest_file(path) if path else "" for name, path in asdict(given).items()}
+    read = origin.made_from(index=args.index, split=args.split, **asdict(given))
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
     machine += f", {ranks()} ranks" if ranks() > 1 else ""
-    key = checkpoint_key(run, digest_file(args.index), digest_file(args.split), *digests.values())
+    key = checkpoint_key(run, *(f"{role} {digest}" for role, digest in read.items()))
     checkpoints = Checkpoints(args.checkpoints, key, machine, say) if args.checkpoints else None
     if checkpoints and ended_before(checkpoints, args.out):
         say(f"{run.stage}: was trained to its end before; its weights are taken from {args.checkpoints}")
@@ -341,12 +337,27 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     if trained.kept["remark"]:
         say(f"{run.stage}: {trained.kept['remark']}")
     if rank() == 0:
-        meta = weights_meta(run, facts, trained.network, {"config": digest_file(args.config), **digests})
+        meta = weights_meta(run, facts, trained.network, {**read, **origin.made_from(config=args.config)})
         weights.save(args.out / "model.safetensors", trained.network, {**meta, "kept": trained.kept})
         ended = {"done": True, "stage": run.stage, "epochs": run.this.epochs, "device": machine, "kept": trained.kept}
         write_records(metrics, [*trained.records, ended])
+        made = [args.out / "model.safetensors", metrics]
+        origin.write_sealed(args.out / "origin.json", circumstances(run, made, machine))
         if checkpoints:
-            checkpoints.end([args.out / "model.safetensors", metrics])
+            checkpoints.end([*made, args.out / "origin.json"])
+
+
+def circumstances(run: RunConfig, made: Sequence[Path], device: str) -> dict[str, Any]:
+    """What `origin.json` holds: whose files these are, their digests, and by what they were made."""
+    return {
+        **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
+        "made": {path.name: digest_file(path) for path in made},
+        origin.CODE: origin.code_of(*TRAINING),
+        "checkout": origin.code_of(*origin.PACKAGES),
+        "commit": origin.commit(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "device": device,
+    }
 
 
 def ended_before(checkpoints: Checkpoints, out: Path) -> bool:

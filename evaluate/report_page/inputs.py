@@ -17,7 +17,7 @@ from pipeline.base import tables
 from pipeline.base.build import build
 from pipeline.base.config import CompanionConfig, MethodConfig
 from pipeline.base.errors import ConfigError, ScoreError
-from pipeline.base.files import read_json
+from pipeline.base.files import digest_file, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Run:
     """Lines of metrics.jsonl that are epochs."""
     metrics: dict[str, Any] | None
     """metrics.json; None: this stage is not evaluated."""
+    digest: str
+    """SHA-256 of metrics.json; '' where there is none."""
     kept: dict[str, Any]
     """Which weights were handed on (train/validate.py, `Selection.hand_on`); empty: those of the last epoch, without any look."""
 
@@ -159,7 +161,8 @@ def _run(entry: Mapping[str, Any]) -> Run:
     lines = _lines(folder / "metrics.jsonl")
     log = [line for line in lines if "epoch" in line and "terms" in line]
     kept: dict[str, Any] = next((line["kept"] for line in lines if line.get("done") and "kept" in line), {})
-    return Run(entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"], log, metrics, kept)
+    digest = "" if metrics is None else digest_file(scores)
+    return Run(entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"], log, metrics, digest, kept)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -33,6 +33,10 @@ DUBBING = (
     "the label. A network may use it in training. At test time it would give the answer away, so a network that hears label-derived audio "
     "there is marked “oracle”, and such a number is no re-identification accuracy."
 )
+TRACE = (
+    "Where a number comes from: python -m evaluate.trace results/runs/METHOD/DATASET-SPLIT/seedN/STAGE/metrics.json lists every file behind it "
+    "with its digest, from the settings and the code to the lists of the sources, and with --check reads every byte of them again."
+)
 SELECTION = "Every stage is scored after its last epoch; no checkpoint was chosen by looking at test scores."
 CHOSEN = (
     "Some stages are scored at the epoch that was best on held-out training identities, which were not trained on (see Training); all others "
@@ -47,6 +51,7 @@ def words(inputs: Inputs) -> list[str]:
     return [
         *demo,
         *([DUBBING] if any(data.dubbed for data in inputs.datasets) else []),
+        *([TRACE] if any(run.metrics for run in inputs.runs) else []),
         *_origins(inputs),
         CHOSEN if any(map(chosen, inputs.runs)) else SELECTION,
     ]

@@ -323,11 +323,18 @@ def _without_folders(value: Any) -> Any:
 def config_section(inputs: Inputs) -> Html:
     """Settings, versions and the list of runs."""
     settings = _without_folders({name: value for name, value in inputs.settings.items() if name != "roots"})
-    runs = [[r.dataset, f"{r.method} · {r.stage}", r.split, str(r.seed), "scored" if r.metrics else "trained only"] for r in inputs.runs]
+    runs = [
+        [r.dataset, f"{r.method} · {r.stage}", r.split, str(r.seed), el("code", r.digest[:16]) if r.digest else "trained only"]
+        for r in inputs.runs
+    ]
     return section(
         "config",
         "Configuration",
-        el("details", el("summary", f"Runs ({len(runs)})"), table(["data set", "network", "split", "seed", ""], runs)),
+        el(
+            "details",
+            el("summary", f"Runs ({len(runs)})"),
+            table(["data set", "network", "split", "seed", "SHA-256 of metrics.json"], runs),
+        ),
         el("details", el("summary", "Versions"), table(["package", "version"], sorted(inputs.versions.items()))),
         el("details", el("summary", "Settings"), el("pre", json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False), tabindex=0)),
         lead=f"Seed of the data path: {settings.get('seed', UNDEFINED)}. Seeds of trainings are listed with the runs.",

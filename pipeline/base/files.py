@@ -57,10 +57,15 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         yield out
 
 
+def json_bytes(value: Any) -> bytes:
+    """JSON with sorted keys and a final line end: equal values give equal bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON with sorted keys and a final line end (equal values give equal bytes)."""
+    """Write :func:`json_bytes`."""
     with atomic_open(path) as out:
-        out.write((json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        out.write(json_bytes(value))
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -2,7 +2,8 @@
 
 In and out: Parquet, sealed (pipeline/base/seal.py): a table in which one bit was changed is refused. A table is written beside its name
 and renamed into place; the same rows give the same bytes.
-Provenance lives in the file's metadata under ``dubtrack``: schema name and version, settings, code digest, notes.
+Provenance lives in the file's metadata under ``dubtrack``: schema name and version, settings, notes, and the digests of what it was made
+from (pipeline/base/origin.py).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import hashlib
 import mmap
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,6 @@ import pyarrow as pa
 
 from pipeline.base.config import VoicesConfig
 from pipeline.base.errors import SourceError
-from pipeline.base.files import digest_file
 from pipeline.base.tables import ITEMS
 from pipeline.sources import listing
 
@@ -137,7 +136,8 @@ def read_items(root: Path, config: VoicesConfig) -> tuple[pa.Table, dict[str, An
         "clips without a file": items.filter(pl.col("bytes") < 0).height,
         "clips without a duration": items["seconds"].null_count(),
     }
-    notes = {"table": config.table, "table sha256": digest_file(file), "quoting": quoting, "durations": duration_file, "counts": counts}
+    read = [config.table, *([str(PurePosixPath(config.table).with_name(duration_file))] if duration_file else [])]
+    notes = {"table": config.table, "quoting": quoting, "durations": duration_file, "counts": counts, **listing.lists_read(root, *read)}
     return items.select(ITEMS.arrow.names).to_arrow().cast(ITEMS.arrow), notes
 
 

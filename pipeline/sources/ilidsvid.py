@@ -108,7 +108,11 @@ def read_split(root: Path, config: DatasetConfig, split: str, tracklets: Sequenc
     splits, path = _read_splits(root, config, sorted(seen))
     absent = listing.check_splits(splits, f"ilidsvid: {path}", None if config.generated else HALF, seen, CAMERAS, config.subset)
     listing.choose_split("ilidsvid", split, [str(number) for number in range(len(splits))])
-    return listing.two_camera_roles(tracklets, splits[int(split)]), {"split file": path, "named persons not in both cameras": len(absent)}
+    return listing.two_camera_roles(tracklets, splits[int(split)]), {
+        "split file": path,
+        "named persons not in both cameras": len(absent),
+        **listing.lists_read(root, path),
+    }
 
 
 def _read_splits(root: Path, config: DatasetConfig, persons: Sequence[str]) -> tuple[list[dict[str, list[str]]], str]:

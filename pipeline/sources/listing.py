@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.base.errors import SourceError, UserError
-from pipeline.base.files import read_json, sorted_names
+from pipeline.base.files import digest_file, read_json, sorted_names
+from pipeline.base.origin import READ
 
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 """Names of tracklets: they become keys of samples in a tar, where a dot would end the key."""
@@ -121,6 +122,11 @@ def choose_split(source: str, split: str, known: Sequence[str]) -> None:
     """Refuse a split that the data set does not have."""
     if split not in known:
         raise SourceError(f"{source}: there is no split '{split}'; found splits {', '.join(known)}; mend datasets.<name>.splits")
+
+
+def lists_read(root: Path, *paths: str) -> dict[str, dict[str, str]]:
+    """The note on lists of a source: SHA-256 of each by its path relative to the root."""
+    return {READ: {path: digest_file(root / path) for path in paths}}
 
 
 def licence(place: Place, generated: bool) -> str:

@@ -44,7 +44,6 @@ import pyarrow as pa
 from pipeline.base import tables
 from pipeline.base.config import DatasetConfig
 from pipeline.base.errors import SourceError, did_you_mean
-from pipeline.base.files import digest_file
 from pipeline.sources import listing
 from pipeline.sources.listing import Tracklet
 
@@ -120,17 +119,17 @@ def read_tracklets(root: Path, config: DatasetConfig) -> tuple[list[Tracklet], d
         "counts": counts,
         "notes": [],
         "table": path.name,
-        "table sha256": digest_file(path),
+        **listing.lists_read(root, path.name),
     }
 
 
 def read_split(root: Path, config: DatasetConfig, split: str, tracklets: Sequence[Tracklet]) -> tuple[dict[str, str], dict[str, Any]]:
     """Roles of one split; a tracklet that it does not list is 'unused'. Notes: identities that both train and are tested."""
-    splits, _ = _read(root)
+    splits, path = _read(root)
     listing.choose_split("manifest", split, sorted(splits))
     parts = splits[split]
     roles = {t.tracklet: ROLES[parts[t.tracklet].role][0] if t.tracklet in parts else "unused" for t in tracklets}
-    return roles, {}
+    return roles, listing.lists_read(root, path.name)
 
 
 def read_items(root: Path, config: DatasetConfig) -> tuple[pa.Table, dict[str, Any]]:
@@ -170,7 +169,7 @@ def read_items(root: Path, config: DatasetConfig) -> tuple[pa.Table, dict[str, A
         "clips without a file": sum(row["bytes"] < 0 for row in rows),
         "clips without a duration": sum(row["seconds"] is None for row in rows),
     }
-    return tables.table(rows, tables.ITEMS), {"table": path.name, "table sha256": digest_file(path), "counts": counts}
+    return tables.table(rows, tables.ITEMS), {"table": path.name, "counts": counts, **listing.lists_read(root, path.name)}
 
 
 def runs(heard: Sequence[Heard | None]) -> list[tuple[int, int, Heard]]:

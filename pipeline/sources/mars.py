@@ -120,7 +120,8 @@ def read_tracklets(root: Path, config: DatasetConfig) -> tuple[list[Tracklet], d
     counts = count(tracklets)
     if not (config.subset or config.generated):
         _check_official(counts, OFFICIAL)
-    return tracklets, {"cameras": CAMERAS, "counts": counts, "notes": notes}
+    compared = [TABLES[half][0] for half in halves if (root / TABLES[half][0]).is_file()]
+    return tracklets, {"cameras": CAMERAS, "counts": counts, "notes": notes, **listing.lists_read(root, *compared)}
 
 
 def scan(root: Path, half: str) -> list[Tracklet]:
@@ -246,7 +247,8 @@ def read_split(root: Path, config: DatasetConfig, split: str, tracklets: Sequenc
         _check_official(
             {f"{role} tracklets": found[role] for role in OFFICIAL_ROLES}, {f"{r} tracklets": n for r, n in OFFICIAL_ROLES.items()}
         )
-    return roles, {"queries": source}
+    read = [path for path in (QUERIES[0], *([TABLES["bbox_test"][0]] if config.subset else [])) if (root / path).is_file()]
+    return roles, {"queries": source, **listing.lists_read(root, *read)}
 
 
 def _query_rows(root: Path, config: DatasetConfig, people: np.ndarray, cameras: np.ndarray) -> tuple[np.ndarray, str]:

@@ -9,6 +9,7 @@ Source:  specs/datasets.md section 3. ``single_shot/`` is not used. Only persons
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,4 +120,5 @@ def read_split(root: Path, config: DatasetConfig, split: str, tracklets: Sequenc
     return listing.two_camera_roles(tracklets, splits[int(split)]), {
         "split file": SPLIT_FILE,
         "named persons not in both cameras": len(absent),
+        **listing.lists_read(root, Path(os.path.relpath(path, root)).as_posix()),
     }

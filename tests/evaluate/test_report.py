@@ -354,6 +354,8 @@ def test_which_weights_were_kept(tmp_path):
 
 def test_epochs_that_several_runs_kept():
     best = {"keep": "best", "looks": 3, "identities": 9, "remark": ""}
-    runs = [Run("m", "d", str(i), 0, "s", [], None, {**best, "epoch": epoch} if epoch else {}) for i, epoch in enumerate((40, 30, 40, 0))]
+    runs = [
+        Run("m", "d", str(i), 0, "s", [], None, "", {**best, "epoch": epoch} if epoch else {}) for i, epoch in enumerate((40, 30, 40, 0))
+    ]
     assert kept_words(runs) == "epochs 30, 40, best of 3 looks on 9 held-out training identities / last epoch"
     assert kept_words(runs[:1]).startswith("epoch 40, best") and kept_words(runs[3:]) == "last epoch"

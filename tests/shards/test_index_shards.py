@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.base import tables
 from pipeline.base.errors import ShardError, UserError
+from pipeline.base.files import digest_file
 from shards import index_shards, pack_shard
 from tests.shards import making
 
@@ -19,7 +20,8 @@ def folder(tmp_path):
 def test_index_is_the_twins_in_order(folder):
     index = tables.read(folder / "index.parquet", tables.INDEX).to_pylist()
     assert index == [row for n in (0, 1) for row in tables.read(folder / f"0000{n}.parquet", tables.INDEX).to_pylist()]
-    assert tables.read_meta(folder / "index.parquet") == tables.read_meta(folder / "00000.parquet")
+    read = {"tracklets": digest_file(folder / "t.parquet")}
+    assert tables.read_meta(folder / "index.parquet") == {**tables.read_meta(folder / "00000.parquet"), "from": read}
     before = (folder / "index.parquet").read_bytes()
     out, option, tracklets, first, second = making.index_arguments(folder)
     index_shards.main([out, option, tracklets, second, first])  # the order of twins does not matter

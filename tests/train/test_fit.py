@@ -71,8 +71,8 @@ def test_student_of_a_teacher(data, teacher, tmp_path):
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4] and last["done"] is True
     assert [path.name[:6] for path in (tmp_path / "ckpt").iterdir()] == ["ended-"]
     meta = weights.read_meta(made)
-    assert meta["config"] == digest_file(tmp_path / "config.json") and meta["teacher"] == digest_file(teacher)
-    assert (meta["start"], meta["pretrained"]) == ("", "")
+    read = {"config": tmp_path / "config.json", "index": data.index, "split": data.split, "teacher": teacher}
+    assert meta["from"] == {name: digest_file(path) for name, path in read.items()}
     wanted = {"method": "tiny", "dataset": "toy", "split": "0", "seed": 0, "stage": "student", "classes": 3, "cameras": 2, "bands": 0}
     assert {name: meta[name] for name in wanted} == wanted
     assert (meta["hears"], meta["label_derived"], meta["oracle"], meta["tokens"]) == (False, False, False, None)
@@ -91,7 +91,7 @@ def test_what_weights_say_about_frozen_tokens_and_silence():
     for stage, expected in (("teacher", (tokens, "id_speaker")), ("student", (None, "id_speaker")), ("visual", (None, ""))):
         run = run_config(stage)
         meta = fit.weights_meta(run, facts, fit.make_network(run, facts), {"config": "c"})
-        assert (meta["tokens"], meta["policy"], meta["config"]) == (*expected, "c")
+        assert (meta["tokens"], meta["policy"], meta["from"]) == (*expected, {"config": "c"})
 
 
 def test_same_inputs_same_bytes(data, teacher, tmp_path):
@@ -129,7 +129,7 @@ def test_a_backbone_starts_from_a_vit_file(data, vit, tmp_path):
     assert torch.equal(started[kernel], load_file(vit)["patch_embed.proj.weight"])
     assert not torch.equal(started[kernel], random[kernel])
     assert torch.equal(started["head.classifier.weight"], random["head.classifier.weight"])
-    assert weights.read_meta(tmp_path / "model.safetensors")["pretrained"] == digest_file(vit)
+    assert weights.read_meta(tmp_path / "model.safetensors")["from"]["pretrained"] == digest_file(vit)
 
 
 def test_a_student_starts_from_its_teacher(data, teacher, tmp_path):
@@ -142,7 +142,8 @@ def test_a_student_starts_from_its_teacher(data, teacher, tmp_path):
     assert "head.classifier.weight" in shared and all(torch.equal(started[name], taught[name]) for name in shared)
     assert all(torch.equal(started[name], own[name]) for name in started if name.startswith("fusion"))
     meta = weights.read_meta(made)
-    assert (meta["start"], meta["teacher"], meta["pretrained"]) == (digest_file(teacher), digest_file(teacher), "")
+    assert (meta["from"]["start"], meta["from"]["teacher"]) == (digest_file(teacher), digest_file(teacher))
+    assert "pretrained" not in meta["from"]
 
 
 def test_a_control_of_0_epochs_is_the_network_it_starts_from(data, teacher, tmp_path):
@@ -152,7 +153,7 @@ def test_a_control_of_0_epochs_is_the_network_it_starts_from(data, teacher, tmp_
     ours, theirs = load_file(made), load_file(teacher)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     meta = weights.read_meta(made)
-    assert (meta["stage"], meta["epochs"], meta["start"]) == ("again", 0, digest_file(teacher))
+    assert (meta["stage"], meta["epochs"], meta["from"]["start"]) == ("again", 0, digest_file(teacher))
     assert (meta["label_derived"], meta["oracle"]) == (True, False)
 
 

@@ -205,7 +205,7 @@ def check_one_step(made: Made, trunk: dict[str, Tensor]) -> None:
 def test_the_teacher_takes_a_step_from_a_file_of_timm(teacher, trunk, vit):
     check_one_step(teacher, trunk)
     meta = weights.read_meta(teacher.path)
-    assert meta["pretrained"] == digest_file(vit("timm")) and len(meta["pretrained"]) == 64
+    assert meta["from"]["pretrained"] == digest_file(vit("timm"))
     assert (meta["hears"], meta["classes"], meta["cameras"], meta["bands"]) == (True, 2, 2, 80)
 
 
@@ -214,8 +214,8 @@ def test_the_student_learns_from_it_and_starts_from_an_older_file(teacher, data,
     student = train(tmp_path, data, "student", f"--teacher={teacher.path}", f"--pretrained={vit('jx')}")
     check_one_step(student, trunk)
     meta = weights.read_meta(student.path)
-    assert (meta["pretrained"], meta["teacher"]) == (digest_file(vit("jx")), digest)
-    assert meta["pretrained"] != digest_file(vit("timm"))
+    assert (meta["from"]["pretrained"], meta["from"]["teacher"]) == (digest_file(vit("jx")), digest)
+    assert meta["from"]["pretrained"] != digest_file(vit("timm"))
     assert digest_file(teacher.path) == digest
     its_teacher, masks = student.beside["teacher"], student.beside["masks"]
     assert all(torch.equal(tensor, taught[name]) for name, tensor in its_teacher.state_dict().items())

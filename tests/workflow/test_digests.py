@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base import code
 from tests.test_imports import PACKAGES, imports
 
-ALWAYS = {f"pipeline/base/{name}.py" for name in ("files", "seal", "seeds", "tables")}
+ALWAYS = {f"pipeline/base/{name}.py" for name in ("files", "origin", "seal", "seeds", "tables")}
 """What `source_digest` adds to every rule."""
 
-WORDS_ONLY = {f"pipeline/base/{name}.py" for name in ("batch", "build", "cli", "config", "errors")}
-"""Settings reach a step as values in its params; the rest decides messages, not bytes."""
+WORDS_ONLY = {f"pipeline/base/{name}.py" for name in ("batch", "build", "cli", "code", "config", "errors")}
+"""Lists of code reach a rule as the digest itself, settings reach a step as values in its params; the rest decides messages, not bytes."""
 
 
 def file_of(repository: Path, name: str) -> str | None:
@@ -51,15 +52,13 @@ def closure(repository: Path, module: str) -> set[str]:
 
 def rules(repository: Path) -> dict[str, tuple[str, list[str]]]:
     """Rule -> (module that it runs, what its digest covers)."""
-    loader = re.search(r"LOADER = (\[.*?\])\n\"\"\"", (repository / "workflow/rules/common.smk").read_text(), re.DOTALL)
-    assert loader
-    names = [f"shards/{name}" for name in re.findall(r'"([\w.]+)"', loader[1]) if name != "shards/{name}"]
     found = {}
     for file in sorted((repository / "workflow/rules").glob("*.smk")):
         for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", file.read_text(), re.MULTILINE | re.DOTALL):
             module, digest = re.search(r"python -m ([\w.]+)", text), re.search(r"source_digest\((.*?)\)", text, re.DOTALL)
             if module and digest:
-                found[name] = (module[1], re.findall(r'"([\w/.]+)"', digest[1]) + names * ("*LOADER" in digest[1]))
+                listed = [path for group in re.findall(r"\*([A-Z]+)", digest[1]) for path in getattr(code, group)]
+                found[name] = (module[1], re.findall(r'"([\w/.]+)"', digest[1]) + listed)
     return found
 
 
@@ -75,6 +74,14 @@ def test_every_rule_is_looked_at(repository):
 @pytest.mark.parametrize("rule", sorted(rules(Path(__file__).resolve().parents[2])))
 def test_a_rules_digest_covers_its_step(repository, rule):
     assert uncovered(repository, *rules(repository)[rule]) == set()
+
+
+def test_what_a_training_notes_of_code_runs_it_again(repository):
+    """Else `evaluate.trace --check` would ask for a run that changes nothing."""
+    found = rules(repository)
+    for rule, noted in (("fit", code.TRAINING), ("embed", code.EMBEDDING), ("score", code.SCORING)):
+        assert set(noted) <= {*found[rule][1], *ALWAYS}
+        assert all((repository / path).exists() for path in noted)
 
 
 def test_a_missing_module_is_found(repository):

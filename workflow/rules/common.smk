@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(workflow.basedir))
 
 from pipeline.base.build import build, inherit, merge, plain
+from pipeline.base.code import EMBEDDING, SCORING, TRAINING
 from pipeline.base.config import NEEDS_WEIGHTS, SOURCE_LISTS, Settings
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_code
@@ -70,31 +71,6 @@ wildcard_constraints:
     shard=r"\d{5}",
 
 
-LOADER = [
-    f"shards/{name}"
-    for name in (
-        "loader.py",
-        "training.py",
-        "resident.py",
-        "streamed.py",
-        "stream.py",
-        "device.py",
-        "clips.py",
-        "checks.py",
-        "order.py",
-        "balance.py",
-        "windows.py",
-        "augment.py",
-        "draw.py",
-        "read.py",
-        "whole.py",
-        "codec.py",
-        "prepare",
-    )
-]
-"""Code that turns shards into batches."""
-
-
 def section(value, *names):
     """A settings object as JSON text, whole or only some of its fields: what a step may depend on, and no more."""
     whole = plain(value)
@@ -106,7 +82,8 @@ def section(value, *names):
 def source_digest(*paths):
     """Digest of a step's code, so that a change of code runs it again: its own, and what decides bytes in `pipeline.base`."""
     shared = [
-        f"pipeline/base/{name}.py" for name in ("files", "seal", "seeds", "tables")
+        f"pipeline/base/{name}.py"
+        for name in ("files", "origin", "seal", "seeds", "tables")
     ]
     return digest_code(*(Path(workflow.basedir) / path for path in [*shared, *paths]))
 
@@ -354,12 +331,19 @@ def encoder_weights(wildcards):
     return {"weights": path} if tokens.encoder in NEEDS_WEIGHTS and there else {}
 
 
+def heard_in(wildcards):
+    """ALIGNMENT of the shards; none for shards of frames alone."""
+    if wildcards.companion == "none":
+        return {}
+    return {"alignment": alignment(wildcards.dataset, wildcards.companion)}
+
+
 def companion_parts(wildcards):
     """Tables of the companion that a shard needs; none for shards of frames alone."""
     if wildcards.companion == "none":
         return {}
     return {
-        "alignment": alignment(wildcards.dataset, wildcards.companion),
+        **heard_in(wildcards),
         "features": f"results/features/{wildcards.dataset}/{wildcards.companion}/{wildcards.shard}.parquet",
     }
 

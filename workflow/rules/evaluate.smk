@@ -25,9 +25,7 @@ rule embed:
         workers=lambda wildcards, threads: machine_of(wildcards).workers,  # see `fit`
         check=lambda wildcards, threads: machine_of(wildcards).check,
         threads=lambda wildcards, threads: torch_threads(wildcards, threads),
-        code=source_digest(
-            "evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py"
-        ),
+        code=source_digest(*EMBEDDING),
     shell:
         "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
         " --split {input.split} --workers {params.workers} --check {params.check} --threads {params.threads} > {log} 2>&1"
@@ -53,12 +51,7 @@ rule score:
         protocols=lambda wildcards: " ".join(
             SETTINGS.datasets[wildcards.dataset].protocols
         ),
-        code=source_digest(
-            "evaluate/score.py",
-            "evaluate/retrieval.py",
-            "evaluate/distance.py",
-            "evaluate/protocols.py",
-        ),
+        code=source_digest(*SCORING),
     shell:
         "python -m evaluate.score {output} --embeddings {input.embeddings} --config {input.config} --protocols {params.protocols} > {log} 2>&1"
 

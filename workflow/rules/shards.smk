@@ -38,6 +38,7 @@ rule pack_shard:
 rule index_shards:
     """The twins of all shards -> one verified index."""
     input:
+        unpack(heard_in),
         tracklets="results/tracklets/{dataset}.parquet",
         twins=lambda wildcards: expand(
             "results/shards/{{dataset}}-{{companion}}/{shard}.parquet",
@@ -59,8 +60,11 @@ rule index_shards:
         mem_mb=1000,
         runtime=10,
     params:
+        alignment=lambda wildcards, input: (
+            f"--alignment {input.alignment}" if "alignment" in input.keys() else ""
+        ),
         code=source_digest(
             "shards/index_shards.py", "shards/read.py", "shards/codec.py"
         ),
     shell:
-        "python -m shards.index_shards {output} --tracklets {input.tracklets} {input.twins} > {log} 2>&1"
+        "python -m shards.index_shards {output} --tracklets {input.tracklets} {params.alignment} {input.twins} > {log} 2>&1"

@@ -52,6 +52,7 @@ rule fit:
     output:
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
         metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.jsonl",
+        origin="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/origin.json",
     log:
         "logs/fit/{method}-{dataset}-{split}-{seed}-{stage}.log",
     benchmark:
@@ -82,15 +83,7 @@ rule fit:
         threads=lambda wildcards, threads: torch_threads(
             wildcards, threads, machine_of(wildcards).ranks
         ),
-        code=source_digest(
-            "train",
-            "model",
-            *LOADER,
-            "pipeline/base/batch.py",
-            "evaluate/retrieval.py",
-            "evaluate/distance.py",
-            "evaluate/protocols.py",
-        ),
+        code=source_digest(*TRAINING),
     shell:
         "printf '%s\n' {params.machine:q} > {params.folder}/machine.json;"
         " python -m train.launch {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"

@@ -5,6 +5,7 @@ import pytest
 import scipy.io
 
 from pipeline.base.errors import SourceError
+from pipeline.base.files import digest_file
 from pipeline.sources import ilidsvid, listing
 from tests.pipeline.sources import trees
 
@@ -61,7 +62,8 @@ def test_the_first_half_of_a_row_is_tested(tmp_path):
         **{"person001_cam1": "query", "person001_cam2": "gallery", "person009_cam1": "query", "person009_cam2": "gallery"},
         **dict.fromkeys(("person002_cam1", "person002_cam2", "person005_cam1", "person005_cam2"), "train"),
     }
-    assert notes == {"split file": ilidsvid.OFFICIAL_SPLITS, "named persons not in both cameras": 0}
+    read = {ilidsvid.OFFICIAL_SPLITS: digest_file(tmp_path / ilidsvid.OFFICIAL_SPLITS)}
+    assert notes == {"split file": ilidsvid.OFFICIAL_SPLITS, "named persons not in both cameras": 0, "read": read}
     with pytest.raises(SourceError, match="there is no split '2'; found splits 0, 1"):
         ilidsvid.read_split(tmp_path, GENERATED, "2", tracklets)
 

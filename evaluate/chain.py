@@ -1,0 +1,375 @@
+"""Every file behind the scores of one run, from metrics.json back to the lists of the sources, with the digests that were noted.
+
+In:      metrics.json in a results folder as the workflow lays it out.   Out: :class:`Chain`: links, notes on code, stores.
+Source:  promise R13. Read here: notes and names, never the bytes behind a digest (that is `evaluate.trace --check`).
+
+Each file notes what it was made from (pipeline/base/origin.py), by role and digest, never by path; where a role lies follows
+from the names in config.json. A file that cannot be read ends its branch, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from safetensors import SafetensorError, safe_open
+
+from pipeline.base import origin, tables
+from pipeline.base.build import build, plain
+from pipeline.base.config import MethodConfig, RunConfig
+from pipeline.base.errors import UserError
+from pipeline.base.files import digest_bytes, read_json
+
+UNREADABLE = (UserError, ValueError, TypeError, KeyError, OSError, pa.ArrowException, SafetensorError)
+"""What reading a file that is no longer what it was may end in."""
+NAMES = ("method", "dataset", "split", "seed", "stage")
+Note = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Link:
+    """One file, and what another one noted of it."""
+
+    depth: int
+    name: str
+    """What it is, e.g. 'INDEX'."""
+    path: Path | None
+    """None: the results do not say where it lies."""
+    recorded: str
+    """SHA-256 that `by` noted; '' where it noted none."""
+    by: Path
+    """File that was made from it; the file itself where it carries its own seal."""
+    schema: tables.Schema | None = None
+    facts: list[str] = field(default_factory=list)
+    """Lines for readers."""
+    outside: str = ""
+    """Not in the results folder: the name under which `--at` tells where it lies."""
+    again: bool = False
+    """Described above already."""
+    fault: str = ""
+    """Why its own notes could not be read."""
+
+    @property
+    def sealed(self) -> bool:
+        return self.path == self.by
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar as INDEX lists it."""
+
+    name: str
+    samples: int
+    bytes: int
+    digest: str
+    """SHA-256 over one line 'key digest' per sample in the order of the tar: digests of samples cover every member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The tars beside one INDEX."""
+
+    index: Path
+    shards: list[Shard]
+
+    @property
+    def root(self) -> str:
+        """One digest for all of them."""
+        return digest_bytes("".join(f"{s.name} {s.samples} {s.bytes} {s.digest}\n" for s in self.shards).encode())
+
+
+class Chain:
+    """All links behind one metrics.json, in the order in which they are told.
+
+    Args:
+        metrics: results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json.
+        at: where things outside the results lie, by name: roots by the name of their data set or voices, weight files by file name.
+
+    Raises:
+        UserError: it does not lie in a results folder, or is none of `evaluate.score`.
+    """
+
+    def __init__(self, metrics: Path, at: Mapping[str, str]) -> None:
+        if len(metrics.parts) < 7 or ".." in metrics.parts:
+            metrics = metrics.resolve() if ".." in metrics.parts else metrics.absolute()
+        if len(metrics.parts) < 7 or metrics.parents[4].name != "runs":
+            raise UserError(f"{metrics}: expected results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json")
+        self.links: list[Link] = []
+        self.code: list[tuple[Path, Note]] = []
+        """(file, its note on the code that made it)."""
+        self.strangers: list[str] = []
+        """Files that say they are of another run than their folder."""
+        self.stores: list[Store] = []
+        self.metrics = metrics
+        self.folder = metrics.parent
+        self.results = self.folder.parents[4]
+        self.at = {**_settings_roots(self.results), **at}
+        self.scores: Note = {}
+        self._follow_metrics()
+
+    # --- one method per kind of file ----------------------------------------------------------------------------------
+
+    def _follow_metrics(self) -> None:
+        link = self._add(0, "scores", self.metrics, "", self.metrics)
+        with _Reading(link):
+            found = read_json(self.metrics)
+            if not isinstance(found, dict) or "protocols" not in found:
+                raise UserError(f"{self.metrics}: not a metrics.json of evaluate.score")
+            self.scores = found
+            self._own(self.metrics, found)
+            saying = [f"{name}: {_numbers(numbers)}" for name, numbers in found["protocols"].items()]
+            link.facts += [" ".join(f"{name} {found.get(name)}" for name in NAMES) + f", sees {found.get('modality')}", *saying]
+            self._follow_config(1, self.folder, found, self.metrics)
+            self._follow_embeddings(found)
+
+    def _follow_config(self, depth: int, folder: Path, note: Note, by: Path) -> RunConfig | None:
+        link = self._add(depth, "config", folder / "config.json", _noted(note, "config"), by)
+        run = None
+        with _Reading(link):
+            run = build(RunConfig, read_json(folder / "config.json"), "config.json")
+            if not link.again:
+                changed = different(run)
+                link.facts.append("not at their defaults: " + (", ".join(changed) or "nothing"))
+        return run
+
+    def _follow_embeddings(self, note: Note) -> None:
+        path = self.folder / "embeddings.parquet"
+        link = self._add(1, "EMBEDDINGS", path, _noted(note, "embeddings"), self.metrics, tables.EMBEDDINGS)
+        with _Reading(link):
+            meta = tables.read_meta(path)
+            self.code.append((path, meta.get(origin.CODE, {})))
+            run = self._follow_config(2, self.folder, meta, path)
+            if run is not None:
+                self._follow_weights(2, self.folder, _noted(meta, "weights"), path, "weights")
+                self._follow_index(2, run.dataset, run.test_companion, meta, path)
+                self._follow_split(2, run.dataset, run.split, _noted(meta, "split"), path)
+
+    def _follow_weights(self, depth: int, folder: Path, recorded: str, by: Path, name: str) -> None:
+        path = folder / "model.safetensors"
+        link = self._add(depth, name, path, recorded, by)
+        if link.again:
+            return
+        with _Reading(link):
+            with safe_open(str(path), framework="numpy") as file:
+                meta = json.loads((file.metadata() or {})["dubtrack"])
+            link.facts.append(
+                f"stage {meta['stage']}: {meta['network']}, {meta['epochs']} epochs, sound in training: {meta['policy'] or 'none'}"
+            )
+            self._follow_origin(depth + 1, folder)
+            run = self._follow_config(depth + 1, folder, meta, path)
+            if run is None:
+                return
+            self._follow_index(depth + 1, run.dataset, run.companion, meta, path)
+            self._follow_split(depth + 1, run.dataset, run.split, _noted(meta, "split"), path)
+            for role, stage in (("teacher", run.this.teacher), ("start", run.this.start)):
+                if stage:
+                    self._follow_weights(depth + 1, folder.with_name(stage), _noted(meta, role), path, role)
+            if run.settings.pretrained and not run.this.start:
+                self._add_pretrained(depth + 1, run.settings.pretrained, _noted(meta, "pretrained"), path)
+
+    def _follow_origin(self, depth: int, folder: Path) -> None:
+        path = folder / "origin.json"
+        link = self._add(depth, "origin", path, "", path)
+        made: Note = {}
+        with _Reading(link):
+            found = read_json(path)
+            self._own(path, found)
+            made = _digests(found, "made")
+            versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+            link.facts.append(f"trained on {found['device']} with {versions}")
+            link.facts.append(f"checkout then: commit {found['commit'] or 'not known'}, all of its code {found['checkout']['digest']}")
+        for name, file in (("training log", "metrics.jsonl"), ("weights", "model.safetensors")):
+            self._add(depth + 1, name, folder / file, made.get(file, ""), path)
+
+    def _add_pretrained(self, depth: int, name: str, recorded: str, by: Path) -> None:
+        cached = self.results / "pretrained" / f"{name}.safetensors"
+        known = self.at.get(name)
+        self._add(depth, f"pretrained {name}", Path(known) if known else cached if cached.is_file() else None, recorded, by, outside=name)
+
+    def _follow_index(self, depth: int, dataset: str, companion: str, note: Note, by: Path) -> None:
+        path = self.results / f"shards/{dataset}-{companion}/index.parquet"
+        link = self._add(depth, "INDEX", path, _noted(note, "index"), by, tables.INDEX)
+        if link.again:
+            return
+        with _Reading(link):
+            meta = tables.read_meta(path)
+            store = Store(path, _shards(path))
+            self.stores.append(store)
+            heard = meta["companion"]
+            sound = (
+                f"{heard['kind']}, {heard['policy']}" + (f", tokens {heard['tokens']}" if heard.get("tokens") else "") if heard else "none"
+            )
+            size = f"{sum(s.samples for s in store.shards):,} samples, {sum(s.bytes for s in store.shards):,} bytes"
+            link.facts += [f"companion: {sound}", f"{len(store.shards)} shards, {size}, all: {store.root}"]
+            link.facts += [f"{s.name}: {s.digest}" for s in store.shards]
+            self._follow_tracklets(depth + 1, dataset, _noted(meta, "tracklets"), path)
+            if heard:
+                self._follow_alignment(depth + 1, dataset, companion, _noted(meta, "alignment"), path)
+
+    def _follow_split(self, depth: int, dataset: str, split: str, recorded: str, by: Path) -> None:
+        path = self.results / f"splits/{dataset}/{split}.parquet"
+        self._follow_table(
+            depth, "SPLIT", path, recorded, by, tables.SPLIT, dataset, lambda meta: self._tracklets_of(depth, dataset, meta, path)
+        )
+
+    def _follow_tracklets(self, depth: int, dataset: str, recorded: str, by: Path) -> None:
+        path = self.results / f"tracklets/{dataset}.parquet"
+        self._follow_table(depth, "TRACKLETS", path, recorded, by, tables.TRACKLETS, dataset)
+
+    def _tracklets_of(self, depth: int, dataset: str, meta: Note, by: Path) -> None:
+        self._follow_tracklets(depth + 1, dataset, _noted(meta, "tracklets"), by)
+
+    def _follow_alignment(self, depth: int, dataset: str, companion: str, recorded: str, by: Path) -> None:
+        path = self.results / f"alignment/{dataset}-{companion}.parquet"
+
+        def follow(meta: Note) -> None:
+            self._tracklets_of(depth, dataset, meta, path)
+            collection = meta["items"]["name"]
+            self._follow_table(
+                depth + 1, "ITEMS", self.results / f"items/{collection}.parquet", _noted(meta, "items"), path, tables.ITEMS, collection
+            )
+            for role, digest in _digests(meta, origin.FROM).items():
+                if role.startswith("split "):
+                    self._follow_split(depth + 1, dataset, role.removeprefix("split "), digest, path)
+
+        self._follow_table(depth, "ALIGNMENT", path, recorded, by, tables.ALIGNMENT, "", follow)
+
+    def _follow_table(
+        self,
+        depth: int,
+        name: str,
+        path: Path,
+        recorded: str,
+        by: Path,
+        schema: tables.Schema,
+        root: str,
+        follow: Callable[[Note], None] | None = None,
+    ) -> None:
+        """A table, its facts, the tables that `follow` finds in its meta, and the lists below `root` that it was read from."""
+        link = self._add(depth, name, path, recorded, by, schema)
+        if link.again:
+            return
+        with _Reading(link):
+            meta = tables.read_meta(path)
+            for fact in ("licence", "policy", "split", "queries", "split file", "source", "counts"):
+                if meta.get(fact):
+                    link.facts.append(f"{fact}: {json.dumps(meta[fact]) if isinstance(meta[fact], dict) else meta[fact]}")
+            if follow:
+                follow(meta)
+            if (
+                root
+                and not isinstance(meta.get(origin.READ), dict)
+                and (schema is not tables.TRACKLETS or meta["source"] in ("mars", "manifest"))
+            ):
+                raise UserError(
+                    f"{path}: does not say which lists it was read from (an older form); delete it and run the same target again"
+                )
+            for file, digest in _digests(meta, origin.READ).items():
+                place = self.at.get(root)
+                self._add(depth + 1, f"list {file}", Path(place, file) if place else None, digest, path, outside=root)
+
+    # --- pieces -------------------------------------------------------------------------------------------------------
+
+    def _add(
+        self, depth: int, name: str, path: Path | None, recorded: str, by: Path, schema: tables.Schema | None = None, outside: str = ""
+    ) -> Link:
+        again = path is not None and any(link.path == path and not link.again for link in self.links)
+        self.links.append(Link(depth, name, path, recorded, by, schema, outside=outside, again=again))
+        return self.links[-1]
+
+    def _own(self, path: Path, found: Note) -> None:
+        """A sealed file says whose it is, and by what code it was made."""
+        self.code.append((path, found.get(origin.CODE, {})))
+        says = [
+            str(found.get("method")),
+            f"{found.get('dataset')}-{found.get('split')}",
+            f"seed{found.get('seed')}",
+            str(found.get("stage")),
+        ]
+        if says != list(path.absolute().parts[-5:-1]):
+            self.strangers.append(
+                f"{path}: is of {'/'.join(says)}, so it belongs into another folder; delete it and run the same target again"
+            )
+
+
+class _Reading:
+    """A block that reads a link's own notes; what cannot be read becomes its fault."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, UNREADABLE):
+            self.link.fault = self.link.fault or str(error).removeprefix(f"{self.link.path}: ").splitlines()[0]
+            return True
+        return False
+
+
+def _digests(note: Note, key: str) -> dict[str, str]:
+    found = note.get(key)
+    return {str(role): str(digest) for role, digest in found.items()} if isinstance(found, dict) else {}
+
+
+def _noted(note: Note, role: str) -> str:
+    return _digests(note, origin.FROM).get(role, "")
+
+
+def _numbers(of: Note) -> str:
+    values = " ".join(
+        f"{name} {'–' if of[name] is None else f'{100 * of[name]:.1f}'}" for name in ("R1", "R5", "R10", "R20", "mAP", "mINP")
+    )
+    return f"{values} (percent; gallery {of['gallery']}, {of['valid']}/{of['queries']} queries valid, AP {of['ap']})"
+
+
+def _shards(index: Path) -> list[Shard]:
+    table = tables.read(index, tables.INDEX, ["shard", "key", "size", "digest"])
+    rows: dict[str, list[tuple[str, int, str]]] = {}
+    for shard, *row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        rows.setdefault(shard, []).append((row[0], row[1], row[2]))
+    return [
+        Shard(name, len(of), sum(size for _, size, _ in of), digest_bytes("".join(f"{key} {digest}\n" for key, _, digest in of).encode()))
+        for name, of in rows.items()
+    ]
+
+
+def different(run: RunConfig) -> list[str]:
+    """Settings of a run that are not at their defaults, e.g. 'optim.lr=0.0004'; without the stages."""
+    default, used = (_flat(plain(settings)) for settings in (MethodConfig(stages={}), run.settings))
+    return [
+        f"{name}={json.dumps(value)}"
+        for name, value in used.items()
+        if default.get(name, {}) != value and not name.startswith(("stages", "main"))
+    ]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {key: leaf for part, inner in value.items() for key, leaf in _flat(inner, f"{name}.{part}" if name else str(part)).items()}
+
+
+def _settings_roots(results: Path) -> dict[str, str]:
+    """Where sources and weight files lie, as the settings of the newest report say; nothing where there is no report."""
+    found: dict[str, str] = {}
+    reports = [path for path in (*results.glob("ablations/*/inputs.json"), results / "report/inputs.json") if path.is_file()]
+    for file in sorted(reports, key=lambda path: path.stat().st_mtime_ns):
+        try:
+            settings = read_json(file)["settings"]
+            named = {name: root for name, root in settings["roots"].items() if root}
+            weights = [
+                one["pretrained"]
+                for method in settings["methods"].values()
+                for one in (method, *(s["changes"] for s in method["stages"].values()))
+                if one.get("pretrained")
+            ]
+        except UNREADABLE:
+            continue
+        for name, place in (*named.items(), *((Path(path).name, path) for path in weights if "/" in path)):
+            found[name] = str(results.parent / Path(place).expanduser())
+    return found
