@@ -62,6 +62,9 @@ class FramesConfig:
     """JPEG quality of frames that have to be resized (bicubic) and encoded once."""
     broken: Literal["stop", "drop"] = "stop"
     """stop: a broken frame ends the step with the list of all broken ones; drop: it is left out and listed."""
+    check: bool = False
+    """Decode every frame once before it is packed, also those that are packed byte for byte (0.5 ms each): damage that would end a
+    training in its middle is then found, and named, when shards are made."""
 
     def __post_init__(self) -> None:
         _require(self.height >= 16 and self.width >= 16, f"height={self.height}, width={self.width}: at least 16 pixels each")
