@@ -81,10 +81,10 @@ def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesC
             continue
         except OSError as error:
             raise SourceError(f"tracklet {tracklet}: '{path}' below {root} cannot be read ({error.strerror})") from None
-        if frames.is_stored_form(data, config.height, config.width):
+        if not config.check and frames.is_stored_form(data, config.height, config.width):
             found.append((index, data, None))
         else:
-            found.append((index, data, submit(frames.encode, data, config)))
+            found.append((index, b"", submit(frames.encode, data, config)))
 
     jpegs: list[bytes] = []
     kept: list[int] = []
@@ -108,13 +108,14 @@ def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesC
 
 
 def _read(path: str) -> bytes:
-    """A whole file; half the time of Python's own `open`, which asks for more than the bytes."""
-    file = os.open(path, os.O_RDONLY)
+    """A whole file, or as much of it as is too much for a frame; half the time of Python's own `open`, which asks for more than the bytes."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would keep us waiting; so it is an empty file
     try:
         data = os.read(file, _PIECE)
         if more := os.read(file, _PIECE):  # only an empty answer says that a file has ended
             parts = [data, more]
-            while more := os.read(file, _PIECE):
+            most = frames.BYTES // _PIECE + 1  # one more than `frames.encode` accepts, so that it sees the excess and memory stays bounded
+            while len(parts) <= most and (more := os.read(file, _PIECE)):
                 parts.append(more)
             data = b"".join(parts)
         return data

@@ -62,6 +62,9 @@ class FramesConfig:
     """JPEG quality of frames that have to be resized (bicubic) and encoded once."""
     broken: Literal["stop", "drop"] = "stop"
     """stop: a broken frame ends the step with the list of all broken ones; drop: it is left out and listed."""
+    check: bool = False
+    """Decode every frame once before it is packed, also those that are packed byte for byte (0.5 ms each): damage that would end a
+    training in its middle is then found, and named, when shards are made."""
 
     def __post_init__(self) -> None:
         _require(self.height >= 16 and self.width >= 16, f"height={self.height}, width={self.width}: at least 16 pixels each")
@@ -94,6 +97,9 @@ class AudioConfig:
     """Shorter clips are quarantined."""
     silence_dbfs: float = -60.0
     """Clips whose root mean square is below this level are quarantined as silent."""
+    table_tolerance: float = 0.012
+    """Seconds by which a clip may be shorter than the table of durations says; more is truncated. Half an MPEG frame at 48 kHz:
+    a cut takes whole frames, decoders differ by some 10 ms, and the table of a release equals the decoded length to the ms."""
 
     def __post_init__(self) -> None:
         _require(0 < self.hop <= self.window, f"hop={self.hop}: must be in 1..window={self.window}, else samples are skipped")
@@ -104,6 +110,7 @@ class AudioConfig:
         )
         _require(self.bands >= 1, f"bands={self.bands}: at least 1")
         _require(0 < self.min_seconds <= self.max_seconds, f"min_seconds={self.min_seconds}: must be in 0..max_seconds={self.max_seconds}")
+        _require(self.table_tolerance >= 0, f"table_tolerance={self.table_tolerance}: must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ soundfile, soxr and ffmpeg are imported where they are used: steps that never de
 from __future__ import annotations
 
 import shutil
+import signal
 import struct
 import subprocess
 import threading
@@ -32,14 +33,26 @@ from pipeline.base.seeds import rng
 
 LONGEST = 120.0
 """Seconds of sound that are read at once; bounds memory whatever a header claims. Voice clips last some 5 s."""
-RATES = (1_000, 384_000)
+BYTES = 1 << 26
+"""A larger file is not read as one clip: a minute and a half of 24-bit stereo at 96 kHz has less, a voice clip 40 kB."""
+TAG_BYTES = 1 << 24
+"""A larger ID3 tag is refused: libsndfile reads tags into memory. Pictures in tags end at 16 MB."""
+RATES = (1_000, 192_000)
 """Lowest and highest believable sample rate."""
+CHANNELS = 16
+"""Most believable channels; a header may claim 1,024, and each second read would be as long."""
+READ = 1 << 21
+"""Values (samples times channels) that are asked for at once."""
 LOUDEST = 1e3
 """Amplitude (full scale is 1) beyond which samples are not sound; float files can hold anything, NaN included."""
-FFMPEG_SECONDS = 10.0
+FFMPEG_SECONDS = 4.0
 """Time limit for one file in ffmpeg (it needs some 0.05 s)."""
-FFMPEG_BYTES = 1 << 27
-"""Bound on ffmpeg's output."""
+FFMPEG_WORK = 3
+"""The same in seconds of computing: on a crowded machine a file fails only if it is at fault."""
+FFMPEG_BYTES = 1 << 26
+"""Bound on ffmpeg's output: LONGEST of stereo at 48 kHz has less."""
+FFMPEG_BLOCK = 1 << 26
+"""Bound on each block of memory that ffmpeg asks for, whatever a header claims."""
 NOISE_DBFS = -25.0
 """Level of the synthetic 'noise_<n>' items: that of ordinary voice clips."""
 NO_SOUND_DBFS = -200.0
@@ -88,8 +101,7 @@ def decode(path: Path, start: float | None = None, seconds: float | None = None)
 def _decode(path: Path, start: float | None, seconds: float | None) -> Sound:
     if not path.is_file():  # also keeps us from waiting at a named pipe
         raise MediaError("missing", "no such file" if not path.exists() else "not a regular file")
-    if not path.stat().st_size:
-        raise MediaError("unreadable", "empty file (0 bytes)")
+    _look(path, whole=start is None)
     sound, said = _soundfile(path, start, seconds)
     if sound is None:
         sound = _ffmpeg(path, start, seconds, said)
@@ -98,6 +110,21 @@ def _decode(path: Path, start: float | None, seconds: float | None) -> Sound:
     if not (sound.wave.max() <= LOUDEST and sound.wave.min() >= -LOUDEST):  # false for NaN too
         raise MediaError("unreadable", f"samples are not numbers within +-{LOUDEST:g} of full scale")
     return sound
+
+
+def _look(path: Path, whole: bool) -> None:
+    """Refuse by size and first bytes what would cost a decoder seconds and gigabytes."""
+    size = path.stat().st_size
+    if not size:
+        raise MediaError("unreadable", "empty file (0 bytes)")
+    if whole and size > BYTES:
+        raise MediaError("unreadable", f"{size} bytes, at most {BYTES} are read as one clip; split it, or name start and seconds")
+    with open(path, "rb") as file:
+        head = file.read(10)
+    if head[:3] == b"ID3" and len(head) == 10:
+        tag = sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        if tag > TAG_BYTES:
+            raise MediaError("unreadable", f"ID3 tag claims {tag} bytes, at most {TAG_BYTES}; remove the tag")
 
 
 def _frames(rate: int, seconds: float | None) -> int:
@@ -119,8 +146,10 @@ def _soundfile(path: Path, start: float | None, seconds: float | None) -> tuple[
         with soundfile.SoundFile(path) as file:
             rate = _believable(file.samplerate)
             skip = round((start or 0.0) * rate)
+            if file.channels > CHANNELS:
+                raise MediaError("unreadable", f"{file.channels} channels; expected at most {CHANNELS}")
             # A header may claim hours (and soundfile would allocate them): ask in blocks, stop where the data stop.
-            wanted, block = _frames(rate, seconds), 10 * rate
+            wanted, block = _frames(rate, seconds), READ // file.channels
             if skip:
                 file.seek(min(skip, file.frames))
             parts = []
@@ -163,8 +192,9 @@ def _ffmpeg(path: Path, start: float | None, seconds: float | None, said: str) -
     # 'file:' and the whitelist keep ffmpeg from reading a name as a protocol, or a play list's links.
     source = ffmpeg.input(f"file:{path.resolve()}", protocol_whitelist="file", **window).audio
     length = LONGEST + 1 if seconds is None else min(seconds, LONGEST + 1)
+    limits = ("-max_alloc", str(FFMPEG_BLOCK), "-timelimit", str(FFMPEG_WORK))
     command = source.output("pipe:", format="au", acodec="pcm_f32be", t=length, fs=FFMPEG_BYTES).global_args(
-        "-nostdin", "-loglevel", "quiet"
+        "-nostdin", "-loglevel", "quiet", *limits
     )
     with command.run_async(cmd=ffmpeg_executable(), pipe_stdout=True) as process:
         try:
@@ -173,11 +203,15 @@ def _ffmpeg(path: Path, start: float | None, seconds: float | None, said: str) -
             raise MediaError("unreadable", f"libsndfile: {said}; ffmpeg: not done after {FFMPEG_SECONDS:g} s") from None
         finally:
             process.kill()
+    if process.returncode == -signal.SIGXCPU:
+        raise MediaError("unreadable", f"libsndfile: {said}; ffmpeg: not done after {FFMPEG_WORK} s of computing")
     if len(out) > FFMPEG_BYTES - (1 << 16):
         raise MediaError("unreadable", f"more than {FFMPEG_BYTES >> 20} MB of samples; split it, or name start and seconds")
     if len(out) < 24 or out[:4] != b".snd":
         raise MediaError("unreadable", f"libsndfile: {said}; ffmpeg: no sound found")
     offset, _, _, rate, channels = struct.unpack(">5I", out[4:24])
+    if not 0 < channels <= CHANNELS:
+        raise MediaError("unreadable", f"{channels} channels; expected at most {CHANNELS}")
     samples = np.frombuffer(out, ">f4", offset=offset, count=(len(out) - offset) // (4 * channels) * channels)
     if not len(samples):
         raise MediaError("unreadable", f"libsndfile: {said}; ffmpeg: no samples")
@@ -215,19 +249,28 @@ def probe(path: Path, start: float | None, seconds: float | None, config: AudioC
     except MediaError as error:
         return Probe(0, 0, 0.0, NO_SOUND_DBFS, "", error.reason, error.detail)
     length, level = len(sound.wave) / sound.rate, level_dbfs(sound.wave)
-    reason, detail = judge(length, level, seconds if seconds is not None else sound.promised, config)
+    listed = seconds is not None and start is None
+    reason, detail = judge(length, level, sound.promised if seconds is None else seconds, config, listed)
     return Probe(len(sound.wave), sound.rate, length, level, sound.decoder, reason, detail)
 
 
-def judge(seconds: float, level: float, claimed: float, config: AudioConfig) -> tuple[str, str]:
+def judge(seconds: float, level: float, claimed: float, config: AudioConfig, listed: bool) -> tuple[str, str]:
     """('', '') for a usable clip, else reason and detail: 'truncated', then 'short', then 'silent'.
 
-    libsndfile returns what it has of a clip that was cut, without an error. So a clip counts as truncated where more than
-    5 % or 0.1 s of the claim is missing (40 ms are granted to every clip: MP3 headers of sound clips claim up to
-    966 samples, 30 ms, too much).
+    libsndfile returns what it has of a clip that was cut, without an error: whole MPEG frames of 24 or 36 ms. Where a table of
+    durations lists the clip, half a frame may be missing (`table_tolerance`). Where only the file's own header, or whoever named
+    a part of the file, says how long it is, a clip counts as truncated where more than 5 % or 0.1 s of that is missing (40 ms are
+    granted to every clip: MP3 headers of sound clips claim up to 966 samples, 30 ms, too much).
+
+    Args:
+        seconds: as decoded.
+        level: dBFS.
+        claimed: seconds.
+        config: its limits.
+        listed: the claim is that of a table of durations.
     """
     lost = claimed - seconds
-    if lost > max(0.04, min(0.05 * claimed, 0.1)):
+    if lost > (config.table_tolerance if listed else max(0.04, min(0.05 * claimed, 0.1))):
         return "truncated", f"{seconds:.3f} s decoded, {claimed:.3f} s claimed"
     least = max(config.min_seconds, (config.n_fft // 2 + 1) / config.rate)
     if seconds < least:
@@ -239,7 +282,8 @@ def judge(seconds: float, level: float, claimed: float, config: AudioConfig) -> 
 
 def level_dbfs(wave: np.ndarray) -> float:
     """Root mean square of float32 [samples] in dB relative to full scale; -200 for digital silence."""
-    power = float(np.mean(np.square(wave, dtype=np.float64)))
+    parts = (wave[first : first + READ] for first in range(0, len(wave), READ))  # a long clip takes twice its memory in float64
+    power = sum(float(np.square(part, dtype=np.float64).sum()) for part in parts) / len(wave)
     return max(10 * float(np.log10(power)), NO_SOUND_DBFS) if power > 0 else NO_SOUND_DBFS
 
 

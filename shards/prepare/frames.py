@@ -20,6 +20,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from pipeline.base.batch import Augmentation
 from pipeline.base.errors import ShardError
 
+MOST_SEGMENTS = 1 << 13
+"""Segments and fill bytes before a JPEG's size; a head as packed has some ten."""
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
 
 def decode(jpegs: Sequence[bytes | memoryview], out: Tensor, where: str, indices: Sequence[int] | np.ndarray) -> None:
     """Decode JPEG files of one tracklet.
@@ -33,15 +37,45 @@ def decode(jpegs: Sequence[bytes | memoryview], out: Tensor, where: str, indices
     Raises:
         ShardError: a file does not decode or has another size; names shard, tracklet and frame.
     """
+    height, width = out.shape[2:]
     for picture, jpeg, index in zip(out, jpegs, indices, strict=True):
+        size = _size(jpeg)
+        if size is None:
+            raise _damaged(where, index, "no JPEG with its size in its head")
+        if size != (height, width):  # said before a decoder asks for gigabytes
+            raise ShardError(
+                f"{where}: frame {index} is {size[0]}x{size[1]} (height x width), expected {height}x{width}; pack the shards again"
+            )
         try:  # bytearray: torch wants memory it may write to
-            decoded = decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), ImageReadMode.RGB)
+            picture.copy_(decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), ImageReadMode.RGB))
         except (RuntimeError, ValueError) as error:
-            raise ShardError(f"{where}: frame {index} does not decode ({error}); delete that shard and pack it again") from None
-        if decoded.shape != picture.shape:
-            found, expected = ("x".join(map(str, some.shape[1:])) for some in (decoded, picture))
-            raise ShardError(f"{where}: frame {index} is {found} (height x width), expected {expected}; pack the shards again")
-        picture.copy_(decoded)
+            raise _damaged(where, index, str(error).partition("\n")[0]) from None
+
+
+def _damaged(where: str, index: int, why: str) -> ShardError:
+    """Training must not go on with fewer frames than it says, so it ends here; the sentence says how to find all such frames."""
+    return ShardError(
+        f"{where}: frame {index} does not decode ({why}); if shards.verify finds nothing wrong with the store, the picture was damaged when it "
+        "was packed: pack again with datasets.<name>.frames.check: true, which finds all such pictures (and broken: drop, which leaves them out)"
+    )
+
+
+def _size(jpeg: bytes | memoryview) -> tuple[int, int] | None:
+    """Height and width that a JPEG's head claims; None: its segments do not lead there."""
+    at = 2
+    for _ in range(MOST_SEGMENTS):
+        if at + 9 > len(jpeg) or jpeg[at] != 0xFF:
+            return None
+        marker = jpeg[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker in _FRAME_HEADERS:
+            return int.from_bytes(jpeg[at + 5 : at + 7], "big"), int.from_bytes(jpeg[at + 7 : at + 9], "big")
+        if marker < 0xC0 or 0xD0 <= marker <= 0xDA:  # coded data, an end, or what stands nowhere between segments
+            return None
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return None
 
 
 def augment(frames: Tensor, changes: Augmentation) -> Tensor:
