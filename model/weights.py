@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.base.errors import WeightsError
-from pipeline.base.files import atomic
+from pipeline.base.files import atomic, parse_json
 
 META_KEY = "dubtrack"
 LISTED = 5
@@ -141,7 +141,7 @@ def _meta(path: str | Path, file: Any) -> dict[str, Any]:
             f"{path}: its header has no '{META_KEY}' entry, so it was not written by dubtrack; train a network, or convert it"
         )
     try:
-        meta = json.loads(text)
+        meta = parse_json(text)
     except ValueError as error:
         raise WeightsError(f"{path}: the '{META_KEY}' entry of its header is not JSON ({error}); make it again") from None
     if not isinstance(meta, dict):

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from pipeline.base import cli
 from pipeline.base.config import CompanionConfig
 from pipeline.base.errors import MediaError, SourceError
+from pipeline.base.files import below
 from pipeline.base.tables import ALIGNMENT, FEATURES, PLAN, read, write_rows
 from pipeline.features import ENCODERS
 
@@ -42,7 +43,7 @@ def encode(items: list[dict[str, Any]], root: Path, config: CompanionConfig, see
     folder = encoder.folder(config, root)
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
-        path = folder / row["path"] if row["path"] else None
+        path = below(folder, row["path"]) if row["path"] else None
         try:
             values = encoder.encode(row["item"], path, row["start"], row["seconds"], config, seed)
         except MediaError as error:

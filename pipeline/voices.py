@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.base.config import CompanionConfig
+from pipeline.base.files import below
 from pipeline.features import audio
 
 EVERY = 20_000
@@ -67,7 +68,7 @@ class Prober:
 
     def _probe(self, clips: Sequence[int]) -> list[audio.Probe]:
         rows = self.voices.rows(clips, "path", "start", "seconds")
-        return [audio.probe(self.root / row["path"], row["start"], row["seconds"], self.config.audio) for row in rows]
+        return [audio.probe(below(self.root, row["path"]), row["start"], row["seconds"], self.config.audio) for row in rows]
 
     def usable(self, clip: int) -> bool:
         return not self.seen[clip].reason

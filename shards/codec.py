@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import ShardError
+from pipeline.base.files import parse_json
 
 BLOCK = 512
 """Bytes of a tar block; headers take one, data are padded to whole ones."""
@@ -310,7 +311,7 @@ def decode(members: Mapping[str, bytes], where: str) -> Sample:
 def decode_meta(data: bytes, where: str) -> dict[str, Any]:
     """The JSON member, in the order of META_FIELDS."""
     try:
-        meta = json.loads(data)
+        meta = parse_json(data)
     except ValueError as error:
         raise ShardError(f"{where}, {META}: not JSON ({error})") from None
     if not isinstance(meta, dict) or sorted(meta) != sorted(META_FIELDS) or not all(isinstance(meta[f], list) for f in ("frames", "items")):

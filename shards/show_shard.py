@@ -75,6 +75,11 @@ def extract(sample: codec.Sample, folder: Path) -> list[str]:
     return list(contents)
 
 
+def show(lines: Sequence[str]) -> None:
+    """Print lines that hold names from anywhere."""
+    print("\n".join(map(cli.printable, lines)))
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("shard", type=Path, metavar="INDEX_OR_TAR")
@@ -89,10 +94,10 @@ def main(argv: list[str] | None = None) -> None:
     store = Store(index)
     rows = store.table.to_pylist()
     if args.key is None:
-        print("\n".join(listing(rows)))
+        show(listing(rows))
         return
     sample = store.sample(args.key)
-    print("\n".join([*listing([row for row in rows if row["key"] == args.key]), "", *details(sample)]))
+    show([*listing([row for row in rows if row["key"] == args.key]), "", *details(sample)])
     if args.extract is not None:
         names = extract(sample, args.extract)
         print(f"\n{len(names)} files in {args.extract}")

@@ -2,8 +2,9 @@
 
 In:      where tars lie, and INDEX.   Out: the members of each sample, in the order of the tar.
 Source:  layout.md section 10; stack.md section 5. Ours: no decoder of the package is used, because its default ones run
-         pickles; commands and URLs that start one are opened only where `machine.commands` says so; and each tar must yield
-         exactly the samples INDEX lists, because a tar that ends early is read without an error.
+         pickles; commands and URLs that start one are opened only where `machine.commands` says so; each tar must yield
+         exactly the samples INDEX lists, because a tar that ends early is read without an error; and every header is compared
+         with the one that INDEX implies before anybody parses it: compressed, sparse and linked members are never unfolded.
 
 `webdataset` is imported when a stream starts: the machines that train need not have it.
 """
@@ -18,9 +19,9 @@ import signal
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from pipeline.base.errors import ConfigError, ShardError
 from shards import codec
@@ -69,6 +70,67 @@ def _kill(file: Any) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
+
+
+class Known:
+    """A tar as it arrives, given on only as long as it is the one that INDEX describes.
+
+    Args:
+        file: gives bytes; reads of it are whole blocks of a tar.
+        shard: name of the tar, for errors.
+        rows: rows of INDEX of its samples.
+        size: bytes it must have.
+    """
+
+    def __init__(self, file: IO[bytes], shard: str, rows: Sequence[Mapping[str, Any]], size: int) -> None:
+        self._file, self._shard, self._size = file, shard, size
+        self._headers = {m["offset"] - codec.BLOCK: (row["key"], m["suffix"], m["size"]) for row in rows for m in row["members"]}
+        self._at = 0
+        self.refused = ""
+        """Why reading ended, in one sentence."""
+
+    def read(self, count: int) -> bytes:
+        """The next bytes, fewer than `count` only at the end.
+
+        Raises:
+            ShardError: a header is not the one that INDEX implies (a block of zeros, which ends an archive, may stand there), or
+                the tar goes on behind its end.
+        """
+        if self._at % codec.BLOCK:  # it has ended in the middle of a block
+            return b""
+        parts: list[bytes] = []
+        missing = count
+        while missing and (part := self._file.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        data = b"".join(parts)
+        for start in range(0, len(data), codec.BLOCK):
+            if known := self._headers.get(self._at + start):
+                self._compare(data[start : start + codec.BLOCK], *known)
+        self._at += len(data)
+        if self._at > self._size:
+            self._refuse(
+                f"shard {self._shard}: goes on behind the {self._size} bytes that its index implies; delete it and rerun pack_shard"
+            )
+        return data
+
+    def _compare(self, header: bytes, key: str, suffix: str, size: int) -> None:
+        if header == codec.tar_header(f"{key}.{suffix}", size) or not any(header):
+            return
+        found = header[:100].rstrip(b"\0").decode("ascii", "replace")
+        if found.startswith(f"{key}."):
+            try:
+                codec.check_suffix(found.removeprefix(f"{key}."), f"shard {self._shard}, sample {key}")
+            except ShardError as error:
+                self._refuse(str(error))
+        self._refuse(
+            f"shard {self._shard}: found the header of {found!r}, INDEX lists {key}.{suffix} of {size} bytes here; "
+            "delete it and rerun pack_shard"
+        )
+
+    def _refuse(self, why: str) -> NoReturn:
+        self.refused = why
+        raise ShardError(why)
 
 
 class Tars:
@@ -143,12 +205,15 @@ class Tars:
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         file = self._open(shard)
+        known = Known(file, shard, self._rows[shard], self.sizes[shard])
         opened.add(file)
         try:
-            yield from group_by_keys(tar_file_expander([{"url": shard, "stream": file}]))
-            while file.read(1 << 20):  # a command that is left before its end would fail
+            yield from group_by_keys(tar_file_expander([{"url": shard, "stream": known}]))
+            while known.read(1 << 20):  # a command that is left before its end would fail
                 pass
             file.close()  # here a command that failed says so
+        except ShardError:  # the package has put more into it
+            raise ShardError(known.refused) from None
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise ShardError(f"shard {shard}: not a readable tar ({type(error).__name__}: {error.args[0] if error.args else ''})") from None
         finally:

@@ -142,7 +142,7 @@ class Checkpoints:
         """
         ours = []
         for path in self._found(WHOLE):
-            state = read_json(path / STATE)
+            state = _state(path, "key", "number", "place", "device", "digests", "optimiser", "facts")
             if state["key"] == self.key:
                 ours.append((path, state))
             else:
@@ -150,17 +150,18 @@ class Checkpoints:
         if not ours:
             return None
         found, state = max(ours, key=lambda one: one[1]["number"])
-        for name, digest in state["digests"].items():
-            if digest_file(_file(found, name)) != digest:
-                raise TrainError(
-                    f"{_file(found, name)}: damaged (its digest is not the one written beside it); delete {self.folder} to begin again"
-                )
-        groups = {name: load_file(_file(found, name)) for name in state["digests"]}
         with self.fitting():
+            for name, digest in state["digests"].items():
+                if digest_file(_file(found, name)) != digest:
+                    raise TrainError(
+                        f"{_file(found, name)}: damaged (its digest is not the one written beside it); delete {self.folder} to begin again"
+                    )
+            groups = {name: load_file(_file(found, name)) for name in state["digests"]}
             optimiser.load_state_dict(_put_together(groups.pop(Path(OPTIMISER).stem), state["optimiser"]))
+            place = Place(**state["place"])
         if state["device"] != self.device:
             self.say(f"{found}: made on {state['device']}, resumed on {self.device}; the weights will not be bit-identical")
-        return Restored(state["number"], Place(**state["place"]), state["facts"], groups)
+        return Restored(state["number"], place, state["facts"], groups)
 
     def fitting(self) -> _Fitting:
         """A block in which what was loaded is put where it belongs: if it does not fit, one sentence says so."""
@@ -184,7 +185,7 @@ class Checkpoints:
         found = self._named(ENDED[:-1])
         if not found.is_dir():
             return False
-        state = read_json(found / STATE)
+        state = _state(found, "key", "digests")
         whole = all((found / name).is_file() and digest_file(found / name) == digest for name, digest in state["digests"].items())
         if state["key"] != self.key or not whole:
             self.say(f"{found}: not what the training made; trained again")
@@ -195,7 +196,7 @@ class Checkpoints:
         if not self.has_ended():
             return False
         found = self._named(ENDED[:-1])
-        for name in read_json(found / STATE)["digests"]:
+        for name in _state(found, "key", "digests")["digests"]:
             with atomic(folder / name) as temporary:
                 temporary.unlink()
                 _link(found / name, temporary)
@@ -215,11 +216,27 @@ class _Fitting:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError | ValueError | KeyError):
+        if isinstance(error, RuntimeError | ValueError | KeyError | TypeError | AttributeError | OSError | SafetensorError):
             raise TrainError(
-                f"{self.folder}: its checkpoint does not fit the network of this code ({str(error).splitlines()[0]}); "
+                f"{self.folder}: its checkpoint does not fit the network of this code ({(str(error).splitlines() or [''])[0]}); "
                 "delete the folder to begin again"
             ) from None
+
+
+def _state(folder: Path, *fields: str) -> dict[str, Any]:
+    """state.json of a folder, whose digests are of files in it: what else they name is neither read nor put anywhere.
+
+    Raises:
+        TrainError: it is not of this form.
+    """
+    path = folder / STATE
+    state = read_json(path)
+    whole = isinstance(state, dict) and set(fields) <= set(state) and isinstance(state["digests"], dict)
+    if not whole or any(name in ("", ".", "..") or "/" in name or "\0" in name for name in state["digests"]):
+        raise TrainError(
+            f"{path}: not what a training writes ({', '.join(fields)}, digests of files beside it); delete {folder} to begin again"
+        )
+    return state
 
 
 def _taken_apart(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -25,6 +25,7 @@ from evaluate.report_page.summary import (
     markdown_table,
     mean_of,
     score_row,
+    sheet_cell,
 )
 from pipeline.base.config import CompanionConfig
 from pipeline.base.errors import ScoreError, did_you_mean
@@ -387,16 +388,17 @@ def ablation_csv(found: Comparison) -> str:
     writer.writerow([*CSV_FIRST, *CSV_RULE, *scores, "difference_to_row", *differences, "remarks"])
     for line in (*found.lines, *found.oracle):
         row, about = line.score, found.about
-        told = [about.name, line.number, line.stage, line.words, "reference" if line.stage == about.reference else "", line.training]
-        told += [row.modality, ORACLE if row.oracle else "", row.dataset, row.method, row.protocol]
+        told = [sheet_cell(about.name), line.number, *map(sheet_cell, (line.stage, line.words))]
+        told += ["reference" if line.stage == about.reference else "", line.training, sheet_cell(row.modality)]
+        told += [ORACLE if row.oracle else "", *map(sheet_cell, (row.dataset, row.method, row.protocol))]
         told += [text.replace(",", "") for text in (row.gallery, row.queries, row.valid)]
-        told += [row.ap, row.averaged_over, " ".join(about.splits), " ".join(map(str, about.seeds)), row.runs]
+        told += [row.ap, row.averaged_over, sheet_cell(" ".join(about.splits)), " ".join(map(str, about.seeds)), row.runs]
         told += _fractions(value for name in SHOWN for value in (row.values[name].mean, row.values[name].std))
         told.append("" if line.against is None else line.against)
         for name in COMPARED:
             of = line.differences[name] if line.differences else None
             told += [*_fractions([of.over.mean, of.over.std]), of.same_sign] if of else ["", "", ""]
-        writer.writerow([*told, line.remarks or ""])
+        writer.writerow([*told, sheet_cell(line.remarks or "")])
     return out.getvalue()
 
 

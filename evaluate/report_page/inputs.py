@@ -7,7 +7,6 @@ Source:  ours. A missing file is an error that names it; only what a run does no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from pipeline.base import tables
 from pipeline.base.build import build
 from pipeline.base.config import CompanionConfig, MethodConfig
 from pipeline.base.errors import ConfigError, ScoreError
-from pipeline.base.files import digest_file, read_json
+from pipeline.base.files import digest_file, parse_json, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +155,9 @@ def _run(entry: Mapping[str, Any]) -> Run:
     folder = Path(entry["folder"])
     scores = folder / "metrics.json"
     metrics = read_json(scores) if entry["scored"] else None  # a file left over from other settings is none of this report's
-    if metrics is not None and not {"protocols", "ranked", "modality", "oracle"} <= metrics.keys():
+    if entry["scored"] and not (isinstance(metrics, dict) and {"protocols", "ranked", "modality", "oracle"} <= metrics.keys()):
         raise ScoreError(f"{scores}: not a metrics.json of evaluate.score; delete it and score again")
-    lines = _lines(folder / "metrics.jsonl")
+    lines = [line for line in _lines(folder / "metrics.jsonl") if isinstance(line, dict)]
     log = [line for line in lines if "epoch" in line and "terms" in line]
     kept: dict[str, Any] = next((line["kept"] for line in lines if line.get("done") and "kept" in line), {})
     digest = "" if metrics is None else digest_file(scores)
@@ -167,7 +166,7 @@ def _run(entry: Mapping[str, Any]) -> Run:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except FileNotFoundError:
         raise ScoreError(f"{path}: no such file; every run has a training log, so train this stage first") from None
     except ValueError as error:

@@ -21,6 +21,8 @@ BUDGET = 1_900_000
 CLIP_BYTES = 200_000
 """A longer clip is not embedded."""
 SOUNDS = {".mp3": "audio/mpeg", ".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg"}
+PICTURES = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")
+"""Formats that Pillow may try, as in pipeline/features/frames.py: none for which it starts another program."""
 QUALITY = 78
 
 
@@ -66,7 +68,7 @@ class Media:
 
     def _shrink(self, path: Path, height: int) -> bytes | None:
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=PICTURES) as image:
                 width = max(1, round(image.width * height / image.height))
                 small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:

@@ -15,6 +15,7 @@ from evaluate.report_page.markup import Child, Html, el, section
 from evaluate.report_page.media import Media, may_show, placeholder
 from evaluate.report_page.summary import ScoreRow, headline_rows
 from pipeline.base import tables
+from pipeline.base.files import below
 
 T = TypeVar("T")
 
@@ -118,7 +119,7 @@ def _numbers(cameras: Sequence[int]) -> str:
 def _strip(one: Shown, name: str, media: Media) -> Html:
     row = one.rows[name]
     pictures = [
-        media.thumbnail(one.data.root / path, HIGH, f"{row['identity']}, camera {row['camera'] + 1}")
+        media.thumbnail(below(one.data.root, path), HIGH, f"{row['identity']}, camera {row['camera'] + 1}")
         for path in _spread(row["frames"], STRIP)
     ]
     caption = f"{name} · camera {row['camera'] + 1} · {len(row['frames'])} frames"
@@ -148,7 +149,7 @@ def _voice(one: Shown, row: Mapping[str, Any], letter: str, media: Media) -> Htm
     name = el("b", letter, class_=f"b{(ord(letter) - ord('A')) % STYLES}")
     if not row["path"]:
         return el("li", name, placeholder("synthetic signal, no file", row["item"]))
-    player = media.player((one.data.voices_root or one.data.root) / row["path"], f"clip {letter}: {row['item']}")
+    player = media.player(below(one.data.voices_root or one.data.root, row["path"]), f"clip {letter}: {row['item']}")
     return el("li", name, player, el("small", f"{row['seconds']:.1f} s"))
 
 

@@ -223,9 +223,9 @@ def csv_text(rows: Iterable[ScoreRow]) -> str:
     writer.writerow([*COLUMNS, *numbers])
     for row in rows:
         writer.writerow(
-            [row.dataset, row.method, row.stage, row.modality, ORACLE if row.oracle else "", row.protocol]
+            [*map(sheet_cell, (row.dataset, row.method, row.stage, row.modality)), ORACLE if row.oracle else "", sheet_cell(row.protocol)]
             + [text.replace(",", "") for text in (row.gallery, row.queries, row.valid)]
-            + [row.ap, row.averaged_over, " ".join(row.splits), " ".join(map(str, row.seeds)), row.runs]
+            + [row.ap, row.averaged_over, sheet_cell(" ".join(row.splits)), " ".join(map(str, row.seeds)), row.runs]
             + ["" if v is None else f"{v:.6f}" for name in METRICS for v in (row.values[name].mean, row.values[name].std)]
         )
     return out.getvalue()
@@ -254,5 +254,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def markdown_cell(value: str) -> str:
-    """Text that cannot leave its cell or become HTML."""
-    return value.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+    """Text that cannot leave its cell, nor become HTML, a link or a picture (which viewers fetch)."""
+    escaped = "".join(f"\\{c}" if c in "\\|[]`" else c for c in value.replace("&", "&amp;").replace("<", "&lt;"))
+    return " ".join(escaped.split())
+
+
+def sheet_cell(value: str) -> str:
+    """Text that a spreadsheet does not take for a formula: behind an apostrophe where it begins as one does."""
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

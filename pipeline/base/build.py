@@ -7,6 +7,7 @@ The dataclasses in `config.py` are the only home of defaults, units and range ch
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from typing import Any, TypeVar
 from pipeline.base.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
+_SHOWN = reprlib.Repr()
+"""Values in errors: cut, because a few lines of YAML with anchors are a value that no memory holds when it is written out."""
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 3, 200, 200
 
 _TEXT: dict[Any, Any] = {float: float, int: int, bool: {"true": True, "True": True, "false": False, "False": False}.__getitem__}
 _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -42,11 +46,13 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             value = ("off", "on")[value]  # YAML 1.1 reads a bare off as false
         if value not in arguments or isinstance(value, bool) != isinstance(arguments[arguments.index(value)], bool):
             hint = did_you_mean(str(value), [str(a) for a in arguments])
-            raise ConfigError(f"{where}={value!r}: expected one of {', '.join(map(str, arguments))}{hint if 'mean' in hint else ''}")
+            raise ConfigError(
+                f"{where}={_SHOWN.repr(value)}: expected one of {', '.join(map(str, arguments))}{hint if 'mean' in hint else ''}"
+            )
         return value
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}={value!r}: expected a list")
+            raise ConfigError(f"{where}={_SHOWN.repr(value)}: expected a list")
         if arguments[-1] is Ellipsis:
             return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
         if len(value) != len(arguments):
@@ -54,7 +60,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, value, strict=True)))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}={value!r}: expected a mapping")
+            raise ConfigError(f"{where}={_SHOWN.repr(value)}: expected a mapping")
         return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -69,7 +75,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         except (ValueError, KeyError):
             pass
     if type(value) is not kind:
-        raise ConfigError(f"{where}={value!r}: expected {_PLAIN.get(kind, kind)}, found {type(value).__name__}")
+        raise ConfigError(f"{where}={_SHOWN.repr(value)}: expected {_PLAIN.get(kind, kind)}, found {type(value).__name__}")
     return value
 
 
@@ -77,7 +83,7 @@ def _build_class(cls: Any, value: Any, where: str) -> Any:
     if isinstance(value, cls):
         return value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}={value!r}: expected a mapping of settings")
+        raise ConfigError(f"{where}={_SHOWN.repr(value)}: expected a mapping of settings")
     kinds = _kinds(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in value:
@@ -151,12 +157,12 @@ def inherit(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
             return own
         base = own["base"]
         if not isinstance(base, str) or base not in sections:
-            raise ConfigError(f"{where}.{name}.base={base!r}: no such entry{did_you_mean(str(base), sections)}")
+            raise ConfigError(f"{where}.{name}.base={_SHOWN.repr(base)}: no such entry{did_you_mean(str(base), sections)}")
         if base in path:
-            raise ConfigError(f"{where}.{name}.base={base!r}: {' needs '.join((*path, base))}, a circle")
+            raise ConfigError(f"{where}.{name}.base={_SHOWN.repr(base)}: {' needs '.join((*path, base))}, a circle")
         beneath = whole(base, (*path, base))
         if not isinstance(beneath, Mapping):
-            raise ConfigError(f"{where}.{base}={beneath!r}: expected a mapping of settings, the base of {name}")
+            raise ConfigError(f"{where}.{base}={_SHOWN.repr(beneath)}: expected a mapping of settings, the base of {name}")
         return _without_nulls(merge(beneath, {key: value for key, value in own.items() if key != "base"}))
 
     out = {name: whole(name, (name,)) for name in sections if not str(name).startswith("_")}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from pipeline.base.build import build
 from pipeline.base.errors import ConfigError, UserError
+from pipeline.base.files import parse_json
 
 T = TypeVar("T")
 
@@ -30,10 +30,15 @@ def config_argument(arguments: argparse.ArgumentParser) -> None:
 def load(cls: type[T], text: str, where: str = "config") -> T:
     """Build a settings class from JSON text given on the command line."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         raise ConfigError(f"--config: not JSON ({error})") from None
     return build(cls, value, where)
+
+
+def printable(text: str) -> str:
+    """One line that a terminal shows and does not obey: line ends, escape sequences and the like as Python writes them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -41,7 +46,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except BrokenPipeError:
         sys.exit(1)

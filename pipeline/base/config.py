@@ -220,6 +220,10 @@ class VoicesConfig:
     generated: bool = False
     """The root is made by the `make_demo` step."""
 
+    def __post_init__(self) -> None:
+        inside = self.table and not self.table.startswith("/") and ".." not in self.table.split("/") and "\0" not in self.table
+        _require(bool(inside), f"table={self.table!r}: expected a path below the root, without '..'")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetConfig:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.base.errors import UserError
+from pipeline.base.errors import SourceError, UserError
 
 
 @contextmanager
@@ -68,14 +68,36 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         out.write(json_bytes(value))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """JSON of anybody: whatever cannot be read is a ValueError, also text whose brackets are nested beyond what Python follows."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON; a missing or broken file is one sentence."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
+
+
+def below(root: Path, path: str) -> Path:
+    """A file that a table names, which must lie below the root.
+
+    Links below the root are followed, wherever they lead: data sets are often put together of links, and whoever can make
+    a link in the folder could put a file there.
+
+    Raises:
+        SourceError: `path` is absolute, or climbs out.
+    """
+    if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise SourceError(f"{path!r} is no path below {root}; a table holds relative paths without '..': make it again")
+    return root / path
 
 
 def digest_bytes(data: bytes | memoryview) -> str:

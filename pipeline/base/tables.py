@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import TableError
-from pipeline.base.files import atomic
+from pipeline.base.files import atomic, parse_json
 from pipeline.base.seal import read_footer, read_sealed, seal
 
 META = b"dubtrack"
@@ -359,7 +359,7 @@ def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | 
         raise TableError(f"{path}: no such file; expected a '{schema.name}' table") from None
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{path}: not a readable Parquet file ({error})") from None
-    note = _note(file.schema_arrow.metadata)
+    note = _note(file.schema_arrow.metadata, path)
     if note.get("schema") != schema.name or note.get("version") != schema.version:
         raise TableError(
             f"{path}: found {note.get('schema', 'no')} table, version {note.get('version', '-')}; expected '{schema.name}', version {schema.version}"
@@ -379,13 +379,16 @@ def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The provenance note of a table file; of the file only the footer is read and checked."""
     try:
-        return _note(pq.read_schema(pa.BufferReader(read_footer(path))).metadata)
+        return _note(pq.read_schema(pa.BufferReader(read_footer(path))).metadata, path)
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{path}: not a readable Parquet file ({error})") from None
 
 
-def _note(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    found = json.loads((metadata or {}).get(META, b"{}"))
+def _note(metadata: Mapping[bytes, bytes] | None, path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        found = parse_json((metadata or {}).get(META, b"{}"))
+    except ValueError as error:
+        raise TableError(f"{path}: its entry '{META.decode()}' is not JSON ({error}); make the table again") from None
     return found if isinstance(found, dict) else {}

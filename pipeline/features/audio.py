@@ -45,6 +45,11 @@ READ = 1 << 21
 """Values (samples times channels) that are asked for at once."""
 LOUDEST = 1e3
 """Amplitude (full scale is 1) beyond which samples are not sound; float files can hold anything, NaN included."""
+FFMPEG_FORMATS = (
+    *("mp3", "wav", "w64", "flac", "ogg", "aac", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "aiff", "au", "caf", "asf", "amr"),
+    *("ac3", "eac3", "ape", "wv", "tta", "tak", "avi", "flv", "mpeg", "mpegts", "gsm", "sln", "voc", "nistsphere", "sox", "dsf", "rm"),
+)
+"""Demuxers that ffmpeg may use: files that hold sound themselves, none that names other files (hls, concat, dash, sdp, ...)."""
 FFMPEG_SECONDS = 4.0
 """Time limit for one file in ffmpeg (it needs some 0.05 s)."""
 FFMPEG_WORK = 3
@@ -189,8 +194,8 @@ def _ffmpeg(path: Path, start: float | None, seconds: float | None, said: str) -
     import ffmpeg
 
     window = {"ss": start} if start else {}
-    # 'file:' and the whitelist keep ffmpeg from reading a name as a protocol, or a play list's links.
-    source = ffmpeg.input(f"file:{path.resolve()}", protocol_whitelist="file", **window).audio
+    # 'file:' and the whitelists keep ffmpeg from reading a name as a protocol, and from following what a play list names.
+    source = ffmpeg.input(f"file:{path.resolve()}", protocol_whitelist="file", format_whitelist=",".join(FFMPEG_FORMATS), **window).audio
     length = LONGEST + 1 if seconds is None else min(seconds, LONGEST + 1)
     limits = ("-max_alloc", str(FFMPEG_BLOCK), "-timelimit", str(FFMPEG_WORK))
     command = source.output("pipe:", format="au", acodec="pcm_f32be", t=length, fs=FFMPEG_BYTES).global_args(

@@ -236,8 +236,9 @@ def cameras_seen(tracklets: Iterable[Tracklet]) -> dict[str, int]:
 def plain_path(text: str, where: str) -> str:
     """A path of a table, if it is a relative posix path that stays below the root."""
     path = PurePosixPath(text)
-    if not text or path.is_absolute() or ".." in path.parts or "\\" in text or ":" in path.parts[0] or "\0" in text:
-        raise SourceError(f"{where}: '{text}' is not a path below the root; expected a relative path with '/' between its parts")
+    odd = path.is_absolute() or ".." in path.parts or "\\" in text or any(c < " " or "\x7f" <= c < "\xa0" for c in text)
+    if not text or odd or ":" in path.parts[0]:
+        raise SourceError(f"{where}: {text!r} is not a path below the root; expected a relative path with '/' between its parts")
     return path.as_posix()
 
 

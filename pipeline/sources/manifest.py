@@ -31,7 +31,6 @@ Where all tracklets have one camera, a protocol that removes the query's camera 
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +43,7 @@ import pyarrow as pa
 from pipeline.base import tables
 from pipeline.base.config import DatasetConfig
 from pipeline.base.errors import SourceError, did_you_mean
+from pipeline.base.files import parse_json
 from pipeline.sources import listing
 from pipeline.sources.listing import Tracklet
 
@@ -186,7 +186,12 @@ def runs(heard: Sequence[Heard | None]) -> list[tuple[int, int, Heard]]:
 def camera_names(names: Iterable[str]) -> list[str]:
     """Distinct camera names, sorted: as numbers if all are numbers, else as text."""
     distinct = set(names)
-    return sorted(distinct, key=(lambda name: (int(name), name)) if all(n.isascii() and n.isdigit() for n in distinct) else None)
+
+    def number(name: str) -> tuple[int, str, str]:
+        digits = name.lstrip("0")  # not `int`, which refuses numbers of thousands of digits
+        return len(digits), digits, name
+
+    return sorted(distinct, key=number if all(n.isascii() and n.isdigit() for n in distinct) else None)
 
 
 def merged(splits: dict[str, dict[str, Part]]) -> dict[str, Part]:
@@ -304,7 +309,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         where = f"{path.name}: line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise SourceError(f"{where} is not JSON ({error})") from None
         if not isinstance(row, dict):

@@ -28,6 +28,13 @@ for layer in [
     for file in sorted(Path(workflow.basedir, "workflow/config").glob(layer)):
         config.update(merge(yaml.safe_load(file.read_text()), config))
 
+# Snakemake itself reads --configfile, and with this key it runs what the file holds: refused, so that nobody gets used to it.
+for file in workflow.config_settings.configfiles:
+    if "__use_yte__" in file.read_text():
+        raise WorkflowError(
+            f"{file}: has '__use_yte__', with which Snakemake has run the expressions in it as Python; settings are plain values: take it out"
+        )
+
 try:
     config["methods"] = inherit(config.get("methods", {}), "config.methods")
     SETTINGS = build(Settings, config, "config")
@@ -36,14 +43,12 @@ except UserError as error:
 config.update(plain(SETTINGS))
 
 # Steps are `python -m ...`: they need the checkout on their path, and this interpreter unless conda brings its own.
-_path = (
-    ""
-    if workflow.deployment_settings.deployment_method
-    else f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; "
-)
-shell.prefix(
-    f"set -euo pipefail; {_path}export PYTHONPATH={str(workflow.basedir)!r}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
-)
+_prefix = "set -euo pipefail; "
+if not workflow.deployment_settings.deployment_method:
+    _prefix += f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+_prefix += f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{PYTHONPATH:+:$PYTHONPATH}}; "
+# Snakemake formats a prefix: braces in it, of the shell or of a folder's name, are doubled.
+shell.prefix(_prefix.replace("{", "{{").replace("}", "}}"))
 
 
 def any_of(names):

@@ -66,7 +66,8 @@ rule report_inputs:
     conda:
         "../../environment.yml"
     params:
-        inputs=json.dumps(report_inputs(), indent=1),
+        # a function, here and below: in text Snakemake would take braces, of a title for example, for wildcards
+        inputs=lambda wildcards: json.dumps(report_inputs(), indent=1),
     shell:
         "printf '%s\n' {params.inputs:q} > {output} 2> {log}"
 
@@ -100,7 +101,7 @@ rule report:
         mem_mb=2000,
         runtime=30,
     params:
-        config=section(SETTINGS.report),
+        config=lambda wildcards: section(SETTINGS.report),
         code=source_digest("evaluate", "evaluate/report_page/page.css"),
     shell:
         "python -m evaluate.report {output.html} --markdown {output.markdown} --csv {output.csv} --inputs {input.inputs}"
