@@ -1,10 +1,11 @@
 """Say which companion item goes with which run of frames ("dubbing"), after listening to every clip that would be used.
 
-In:      TRACKLETS, SPLIT (one or more), ITEMS and the folder of the items.
+In:      TRACKLETS, SPLIT (one or more), ITEMS, the folder of the items and, if there is one, its list of withdrawn clips.
 Out:     ALIGNMENT (run of frames -> item), PROBES (every clip that was decoded, usable or quarantined).
 Source:  specs/dubbernet.md 2.3 (allocation) and 10 (controls). Ours: a quarantined clip is replaced by the speaker's next
          clip in table order; a speaker left with too few is matched again with what it has. Counts only fall, so this
-         ends; which clips are decoded follows from the tables alone, never from threads.
+         ends; which clips are decoded follows from the tables alone, never from threads. A withdrawn clip is never decoded
+         and never heard (rule: pipeline/base/withdrawn.py).
 
 Who is dubbed: persons that train in one of the splits; then, only with `oracle_test_audio`, the other persons of query and
 gallery, in a matching of their own with the speakers that training leaves over. So the rows of training are the same with
@@ -15,7 +16,7 @@ every tracklet, of whatever kind and role, because what all hear alike tells nob
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from pipeline.base.config import AlignmentConfig, CompanionConfig
 from pipeline.base.errors import AllocationError, SourceError
 from pipeline.base.files import digest_file
 from pipeline.base.tables import ALIGNMENT, ITEMS, PROBES, SPLIT, TRACKLETS, read, read_meta, write_rows
+from pipeline.base.withdrawn import REASON, alone, read_list, without
 from pipeline.features import ENCODERS
 from pipeline.voices import Prober, Voices
 
@@ -318,7 +320,7 @@ def align(
         tracklets: TRACKLETS.
         splits: SPLIT tables; together they say who trains and who is tested.
         items: ITEMS.
-        root: folder that ITEMS.path is relative to.
+        root: folder that ITEMS.path is relative to; withdrawn.txt lies there.
         config: policy and limits.
         seed: of the data path; only the policies random_clip and noise use it.
         threads: decoders at work at once; no effect on the result.
@@ -329,32 +331,18 @@ def align(
     """
     ENCODERS[config.kind].check(config)
     how = config.alignment
-    prober = Prober(Voices(items), root, config, threads)
+    gone = dict(read_list(root))
+    prober = Prober(Voices(items), root, config, threads, gone)
+    while True:
+        rows, notes, roles = _rows(tracklets, splits, prober, seed)
+        unplaced = alone(rows, gone, how.policy)
+        if not unplaced:
+            break
+        print(f"align_companion: withdrawn, and their speakers have no other clip in use: {', '.join(sorted(unplaced))}; allotting anew")
+        gone |= dict.fromkeys(unplaced, False)
+        prober = Prober(prober.voices, root, config, threads, gone, {clip: p for clip, p in prober.seen.items() if p.reason != REASON})
     synthetic = how.policy in ("silence", "noise")
     everybody = how.policy in ("recorded", "silence") or (how.policy == "noise" and how.oracle_test_audio)
-    roles = [] if everybody else dubbed_roles(how)
-    notes: dict[str, Any] = {}
-    if how.policy == "recorded":
-        pairs, notes = recorded(tracklets, prober)
-        rows = heard_rows(pairs, prober)
-    else:
-        dubbed = [tracklets] if everybody else dubbed_tracklets(tracklets, splits, roles)
-        phases = [runs_of(some, how.run, by_identity=how.group_scope == "identity" and not synthetic) for some in dubbed if some.num_rows]
-        if synthetic:
-            rows = [row for runs in phases for row in synthetic_rows(runs, config)]
-        else:
-            pairs, notes = allotted(phases, prober, seed)
-            rows = heard_rows(pairs, prober)
-    probes = prober.rows()
-    quarantined = Counter(row["reason"] for row in probes if not row["usable"])
-    counts = {
-        "tracklets": len({row["tracklet"] for row in rows}),
-        "rows": len(rows),
-        "items": len({row["item"] for row in rows}),
-        "owners": len({row["owner"] for row in rows} - {""}),
-        "probed": len(probes),
-        "quarantined": dict(sorted(quarantined.items())),
-    }
     own = how.policy == "recorded"
     label_derived = not own and not synthetic
     meta = {
@@ -372,10 +360,29 @@ def align(
         "unserved": [],
         "kind": config.kind,
         "dubbed": sorted(role for some in roles for role in some),
-        "counts": counts,
         **notes,
     }
-    return rows, probes, meta
+    return without(rows, prober.rows(), meta, gone)
+
+
+def _rows(
+    tracklets: pa.Table, splits: Sequence[pa.Table], prober: Prober, seed: int
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[tuple[str, ...]]]:
+    """Rows of ALIGNMENT as if nobody had been taken out, notes of the policy, and the roles that are dubbed in each phase."""
+    config = prober.config
+    how = config.alignment
+    if how.policy == "recorded":
+        pairs, notes = recorded(tracklets, prober)
+        return heard_rows(pairs, prober), notes, []
+    synthetic = how.policy in ("silence", "noise")
+    everybody = how.policy == "silence" or (how.policy == "noise" and how.oracle_test_audio)
+    roles = [] if everybody else dubbed_roles(how)
+    dubbed = [tracklets] if everybody else dubbed_tracklets(tracklets, splits, roles)
+    phases = [runs_of(some, how.run, by_identity=how.group_scope == "identity" and not synthetic) for some in dubbed if some.num_rows]
+    if synthetic:
+        return [row for runs in phases for row in synthetic_rows(runs, config)], {}, roles
+    pairs, notes = allotted(phases, prober, seed)
+    return heard_rows(pairs, prober), notes, roles
 
 
 def main(argv: list[str] | None = None) -> None:

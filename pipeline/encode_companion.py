@@ -22,6 +22,7 @@ from pipeline.base.config import CompanionConfig
 from pipeline.base.errors import MediaError, SourceError
 from pipeline.base.files import below
 from pipeline.base.tables import ALIGNMENT, FEATURES, PLAN, read, write_rows
+from pipeline.base.withdrawn import LIST, read_list
 from pipeline.features import ENCODERS
 
 
@@ -73,6 +74,12 @@ def main(argv: list[str] | None = None) -> None:
     encoder = ENCODERS[config.kind]
     encoder.check(config)
     items = items_of(read(args.alignment, ALIGNMENT), read(args.plan, PLAN, ["tracklet", "shard"]), args.shard)
+    gone = read_list(args.root)
+    if named := [row["item"] for row in items if row["item"] in gone]:
+        raise SourceError(
+            f"{args.alignment}: names {named[0]}, which {args.root / LIST} lists as withdrawn: it is not decoded; "
+            f"run `python -m shards.withdraw --root {args.root}` (it takes out what is listed), then the same command again"
+        )
     rows = list(encode(items, args.root, config, args.seed, max(args.threads, 1)))
     about = encoder.about(config)
     write_rows(args.out, rows, FEATURES, {"kind": config.kind, "shard": args.shard, "seed": args.seed, **about})

@@ -5,7 +5,7 @@ In:      ITEMS and the folder of the items.   Out: clips as row numbers; the ver
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pipeline.base.config import CompanionConfig
 from pipeline.base.files import below
+from pipeline.base.withdrawn import NOTHING
 from pipeline.features import audio
 
 EVERY = 20_000
@@ -46,17 +47,26 @@ class Voices:
 
 @dataclass
 class Prober:
-    """Decodes clips once each and remembers the verdict. Results do not depend on `threads`."""
+    """Decodes clips once each and remembers the verdict; withdrawn ones are never decoded. Results do not depend on `threads`."""
 
     voices: Voices
     root: Path
     config: CompanionConfig
     threads: int
+    gone: Mapping[str, bool] = field(default_factory=dict)
+    """Withdrawn items, and whether they count as usable (see `pipeline.base.withdrawn`)."""
     seen: dict[int, audio.Probe] = field(default_factory=dict)
+    places: dict[int, bool] = field(default_factory=dict)
+    """Withdrawn clips that were asked for, and whether they count as usable."""
 
     def ask(self, clips: Iterable[int]) -> None:
         """Decode the clips that were not decoded yet."""
         new = [clip for clip in dict.fromkeys(clips) if clip not in self.seen]
+        if self.gone:
+            items = [row["item"] for row in self.voices.rows(new, "item")]
+            self.places.update({clip: self.gone[item] for clip, item in zip(new, items, strict=True) if item in self.gone})
+            self.seen.update({clip: audio.Probe(**NOTHING) for clip in new if clip in self.places})
+            new = [clip for clip in new if clip not in self.places]
         size = max(min(CHUNK, ceil(len(new) / self.threads)), 1)  # few clips are shared among all threads
         chunks = [new[start : start + size] for start in range(0, len(new), size)]
         with ThreadPoolExecutor(self.threads) as pool:
@@ -71,7 +81,7 @@ class Prober:
         return [audio.probe(below(self.root, row["path"]), row["start"], row["seconds"], self.config.audio) for row in rows]
 
     def usable(self, clip: int) -> bool:
-        return not self.seen[clip].reason
+        return self.places.get(clip, not self.seen[clip].reason)
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows of PROBES."""

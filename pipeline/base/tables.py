@@ -118,7 +118,7 @@ PROBES = Schema(
         Column("rms_dbfs", F32, "root mean square level in dB relative to full scale; -200 for digital silence"),
         Column("decoder", S, "'soundfile', 'ffmpeg' or '' if none could read it"),
         Column("usable", B, "false: quarantined, another clip of the speaker takes its place"),
-        Column("reason", S, "why it is quarantined: 'missing', 'unreadable', 'truncated', 'short', 'silent'; '' if usable"),
+        Column("reason", S, "why it is quarantined: 'missing', 'unreadable', 'truncated', 'short', 'silent', 'withdrawn'; '' if usable"),
         Column("detail", S, "what was found and what was expected"),
     ),
     ("item",),

@@ -8,7 +8,8 @@ Source:  specs/datasets.md sections 7.3 and 7.4. Columns are found by name: thei
          without an error: so the way is chosen by header and content, and then proved (see `read_table`).
 
 What a speaker is called never leaves this file: `client_id` becomes ``spk_`` and a salted hash. The columns `sentence`
-and `accents` are not read.
+and `accents` are not read. No message repeats what a table holds, because a damaged one may hold these in any place: it
+gives the line.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ LATER_THAN_2019 = ("locale", "sentence_id")
 DURATION_FILES = ("clip_durations.tsv", "times.txt")
 DURATION_COLUMNS = ["clip", "duration[ms]"]
 
+RELEASED = set(
+    "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accent accents variant locale segment reason".split()
+)
+"""Columns of all releases: these names may be repeated in a message."""
+
 CLIP = re.compile(r"(?P<item>[^/\\.][^/\\]*)\.mp3")
 QUOTED_CELL = re.compile(rb'(?<=[\t\n])"(?:[^"\n]|"")*"(?=[\t\r\n]|\Z)')
 """A cell as a csv writer quotes it: from end to end, quotes in it doubled. No line ends: no release has them in a cell."""
@@ -64,7 +70,7 @@ def parse_clip(name: str) -> str:
     """Item of a clip's file name; :func:`format_clip` is its exact inverse."""
     match = CLIP.fullmatch(name)
     if match is None:
-        raise SourceError(f"common_voice: '{name}' is not the name of a clip; expected e.g. common_voice_en_1.mp3")
+        raise SourceError("common_voice: this is not the name of a clip; expected e.g. common_voice_en_1.mp3")
     return match["item"]
 
 
@@ -99,6 +105,7 @@ def read_items(root: Path, config: VoicesConfig) -> tuple[pa.Table, dict[str, An
         raise SourceError(f"{file}: lists no clip; choose another table of the release with voices.<name>.table")
     # tables of 2019 name some clips without the ending
     name = pl.col("path")
+    bare = _check_columns(rows, file)
     clips = rows.with_columns(path=pl.when(name.str.ends_with(".mp3")).then(name).otherwise(name + ".mp3"))
     _check_names(clips["path"], file)
 
@@ -108,6 +115,11 @@ def read_items(root: Path, config: VoicesConfig) -> tuple[pa.Table, dict[str, An
     seconds, duration_file = _durations(file.parent)
     folder = Path(config.table).with_name("clips").as_posix()
     found = listing.sizes_in(root / folder, set(clips["path"]))
+    if bare.any() and not any(named in found for named in clips["path"].filter(bare)):
+        raise SourceError(
+            f"{file}: line {bare.arg_true()[0] + 2} and others name clips without the ending .mp3, and none of these is in {root / folder}; "
+            "does the header stand over the right columns?"
+        )
     sizes = pl.DataFrame(found, schema={"path": pl.String, "bytes": pl.Int64})
 
     items = (
@@ -188,8 +200,9 @@ def header(line: bytes, path: Path) -> list[str]:
     wrong = [f"no column '{name}'" for name in NEEDED if name not in columns]
     wrong += [f"{columns.count(name)} columns '{name}'" for name in NEEDED if columns.count(name) > 1]
     if wrong:
+        known = [name for name in columns if name in RELEASED]
         raise SourceError(
-            f"{path}: the header has {' and '.join(wrong)} (found: {', '.join(columns)[:200]});"
+            f"{path}: the header has {' and '.join(wrong)} (found: {', '.join([*known, f'{len(columns) - len(known)} that no release has'])});"
             f" expected a table of clips as Common Voice ships it, with {' and '.join(NEEDED)} once each"
         )
     return columns
@@ -239,14 +252,31 @@ def _tabs_by_line(content: bytes | mmap.mmap) -> Iterator[np.ndarray]:
         start = end
 
 
+def _check_columns(rows: pl.DataFrame, path: Path) -> pl.Series:
+    """Refuse a table whose header stands over other columns: what is in these would become names of clips.
+
+    Returns:
+        bool [rows]: which clips are named without their ending.
+    """
+    bare = ~rows["path"].str.ends_with(".mp3")
+    for told, wrong in (
+        ("client_id is the name of an mp3 file", rows["client_id"].str.ends_with(".mp3")),
+        ("path is no name of a clip", bare & ~rows["path"].str.contains("^[0-9A-Za-z_-]+$")),
+    ):
+        if wrong.any():
+            raise SourceError(f"{path}: line {wrong.arg_true()[0] + 2}: its {told}; does the header stand over the right columns?")
+    return bare
+
+
 def _check_names(names: pl.Series, path: Path) -> None:
     """Refuse clips that are no plain names of mp3 files, and clips that are named twice."""
     odd = (~names.str.contains(f"^(?:{CLIP.pattern})$")).arg_true()
     if len(odd):
-        raise SourceError(f"{path}: line {odd[0] + 2} names the clip '{names[odd[0]]}'; expected a file name such as common_voice_en_1.mp3")
+        raise SourceError(f"{path}: line {odd[0] + 2}: its path is no plain file name; expected one such as common_voice_en_1.mp3")
     if names.n_unique() != len(names):
         first = names.is_duplicated().arg_true()[0]
-        raise SourceError(f"{path}: the clip '{names[first]}' is named more than once, first on line {first + 2}; expected every clip once")
+        second = (names == names[first]).arg_true()[1]
+        raise SourceError(f"{path}: lines {first + 2} and {second + 2} name the same clip; expected every clip once")
 
 
 def _durations(folder: Path) -> tuple[pl.DataFrame, str]:
@@ -261,7 +291,9 @@ def _durations(folder: Path) -> tuple[pl.DataFrame, str]:
         first = file.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")
     titled = first == DURATION_COLUMNS
     if not titled and not _is_duration(first):
-        raise SourceError(f"{path}: first line '{' '.join(first)[:80]}'; expected the columns {' and '.join(DURATION_COLUMNS)}")
+        raise SourceError(
+            f"{path}: the first line has {len(first)} fields and is not as expected: the columns {' and '.join(DURATION_COLUMNS)}"
+        )
     try:
         table = pl.read_csv(
             path, has_header=titled, new_columns=["path", "ms"], separator="\t", quote_char=None, infer_schema=False, glob=False

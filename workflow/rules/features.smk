@@ -63,6 +63,7 @@ rule encode_companion:
         seed=SETTINGS.seed,
         code=source_digest(
             "pipeline/encode_companion.py",
+            "pipeline/base/withdrawn.py",
             "pipeline/features/__init__.py",
             "pipeline/features/audio.py",
             "pipeline/features/audio_tokens.py",

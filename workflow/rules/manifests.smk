@@ -137,6 +137,7 @@ rule align_companion:
             "pipeline/align_companion.py",
             "pipeline/allocation.py",
             "pipeline/voices.py",
+            "pipeline/base/withdrawn.py",
             "pipeline/features",
         ),
     shell:
