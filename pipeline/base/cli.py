@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.base import disk
 from pipeline.base.build import build
 from pipeline.base.errors import ConfigError, UserError
 
@@ -37,11 +40,27 @@ def load(cls: type[T], text: str, where: str = "config") -> T:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a step's `main`; a UserError is one sentence on stderr and exit status 2, no traceback."""
+    """Run a step's `main`; a UserError is one sentence on stderr and exit status 2, no traceback; so is what a disk refuses."""
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        with disk.writing("the log of this step"):
+            sys.stdout.flush()  # what it has printed, which may lie on a full disk, too
     except BrokenPipeError:
         sys.exit(1)
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else disk.explain(None, error)
+        if told is None:
+            raise
+        _say(f"error: {told}")
+        sys.exit(USER_ERROR)
+
+
+def _say(line: str) -> None:
+    """One line on stderr; where that lies on a full disk there is nobody to tell, and the exit status has to do."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # Python would try again at its end, and end with a status and a traceback of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

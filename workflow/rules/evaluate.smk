@@ -73,8 +73,9 @@ rule report_inputs:
         "../../environment.yml"
     params:
         inputs=json.dumps(report_inputs(), indent=1),
+        code=source_digest("pipeline/put_text.py"),
     shell:
-        "printf '%s\n' {params.inputs:q} > {output} 2> {log}"
+        "python -m pipeline.put_text {output} {params.inputs:q} > {log} 2>&1"
 
 
 rule report:
@@ -120,6 +121,7 @@ use rule report_inputs as ablation_inputs with:
         "logs/ablation_inputs/{ablation}.log",
     params:
         inputs=lambda wildcards: json.dumps(report_inputs(wildcards.ablation), indent=1),
+        code=source_digest("pipeline/put_text.py"),
 
 
 rule ablation:
