@@ -20,6 +20,8 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No room: on the disk (space or entries), in the quota, within the largest file that may be."""
 REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 BROKEN = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV})
+LITTLE, FEW = 1 << 20, 64
+"""Bytes and files below which a disk is nearly full: a hundred jobs' logs and notes take as much."""
 _RUST = re.compile(r"\(os error (\d+)\)")
 
 
@@ -38,7 +40,7 @@ def explain(path: str | os.PathLike[str] | None, error: BaseException) -> DiskEr
         path: the file or folder that was being written; None: whatever the error names.
     """
     number = number_of(error)
-    if isinstance(error, UserError) or number not in FULL | REFUSED | BROKEN:
+    if isinstance(error, UserError) or number is None or number not in FULL | REFUSED | BROKEN:
         return None
     why = os.strerror(number)
     names = [name for name in (getattr(error, "filename2", None), getattr(error, "filename", None)) if isinstance(name, str | bytes)]
@@ -60,6 +62,19 @@ def explain(path: str | os.PathLike[str] | None, error: BaseException) -> DiskEr
     if number in REFUSED:
         return DiskError(f"{what} ({why}); get the right to, or work in another folder, and run the same command again")
     return DiskError(f"{what} ({why}: the disk or the file system fails); mend it and run the same command again")
+
+
+def trouble(folder: str | os.PathLike[str]) -> str:
+    """A sentence where a folder may not be written, or so little is free that not even logs and Snakemake's notes fit; else ''."""
+    if not os.access(folder, os.W_OK):
+        return f"{folder}: must not be written; get the right to, or work in another folder, and run the same command again"
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return ""
+    if found.f_bavail * found.f_frsize >= LITTLE and not (found.f_files and found.f_favail < FEW):
+        return ""
+    return f"{folder}: only {_free(found)} are free here; make room and run the same command again"
 
 
 @contextmanager
@@ -85,13 +100,15 @@ def _left(at: Path, number: int) -> str:
     """What is free where a file lies; temporary files are deleted by now."""
     folder = next((folder for folder in at.parents if folder.is_dir()), Path())
     try:
-        found = os.statvfs(folder)
+        left = f"{_free(os.statvfs(folder))} are free in {folder.resolve()} now"
     except OSError:
-        return "what is free there is unknown"
-    left = f"{found.f_bavail * found.f_frsize / 1e6:.1f} MB"
-    if found.f_files:  # some file systems do not count them
-        left += f" and {found.f_favail:,} files"
-    return f"{left} are free there now that its beginning is deleted again" + ("; your quota may be less" * (number == errno.EDQUOT))
+        return f"what is free in {folder} is unknown"
+    return f"{left}, but not to you" if number == errno.EDQUOT else left
+
+
+def _free(found: os.statvfs_result) -> str:
+    files = f" and {found.f_favail:,} files" if found.f_files else ""  # some file systems do not count them
+    return f"{found.f_bavail * found.f_frsize / 1e6:.1f} MB{files}"
 
 
 def _belongs(name: Path, at: Path) -> bool:
