@@ -36,15 +36,12 @@ def save(path: str | Path, module: nn.Module, meta: dict[str, Any]) -> None:
         meta: plain JSON values that say what the weights are for; finite numbers only.
 
     Raises:
-        WeightsError: the file could not be written.
+        DiskError: the disk is full, may not be written, or fails.
     """
     header = {META_KEY: json.dumps(meta, sort_keys=True, ensure_ascii=False, allow_nan=False)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    try:
-        with atomic(path) as temporary:
-            save_file(state, temporary, metadata=header)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: could not be written ({error}); make room, or name another folder") from None
+    with atomic(path) as temporary:
+        save_file(state, temporary, metadata=header)
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Source:  layout.md sections 4 and 10. Frames are copied, never looked at: their 
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.base import cli, files, tables
+from pipeline.base import cli, disk, files, tables
 from pipeline.base.blocks import BlockWriter
 from pipeline.base.errors import ShardError
 from shards import codec
@@ -200,7 +199,7 @@ def _write(writer: BlockWriter, stream: FileIO, made: Sequence[tuple[str, list[b
             except EOFError as error:
                 raise ShardError(f"{stream.name}, frames of tracklet {key}: {error}; run encode_frames again") from None
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):  # that is the tar's disk
+                if error.errno in disk.FULL:  # that is the tar's disk
                     raise
                 raise ShardError(f"{stream.name}, frames of tracklet {key}: cannot be copied ({error.strerror})") from None
 

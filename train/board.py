@@ -9,6 +9,7 @@ Source:  ours. The package is imported only when a board is opened, because GPU 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from model.blocks.vit import patch_grid
 from model.ranks import rank
+from pipeline.base import disk
 from pipeline.base.batch import Batch
 from pipeline.base.config import ModelConfig, RunConfig
 from pipeline.base.errors import ConfigError
@@ -47,6 +49,7 @@ def open_board(setting: str, folder: Path, step: int) -> Board | None:
 
     Raises:
         ConfigError: 'on', and the package is not installed.
+        DiskError: its folder cannot be written.
     """
     if setting == "off" or rank() > 0:
         return None
@@ -58,7 +61,19 @@ def open_board(setting: str, folder: Path, step: int) -> Board | None:
             raise ConfigError(f"machine.tensorboard=on: {what}; install it, or set it to auto or off") from None
         say(f"no TensorBoard: {what}; metrics.jsonl has all numbers")
         return None
-    return Board(SummaryWriter(str(folder), purge_step=step + 1))
+    threading.excepthook = without_disk
+    with disk.writing(folder):
+        return Board(SummaryWriter(str(folder), purge_step=step + 1), folder)
+
+
+def without_disk(failed: threading.ExceptHookArgs) -> None:
+    """No traceback of the writer's thread for a full disk: the next call of the board raises the same error."""
+    if (
+        failed.exc_value is None
+        or disk.number_of(failed.exc_value) is None
+        or not type(failed.thread).__module__.startswith("tensorboard.")
+    ):
+        threading.__excepthook__(failed)
 
 
 def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
@@ -71,15 +86,16 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Board:
-    """Writes what it is given; make it with :func:`open_board`."""
+    """Writes what it is given; make it with :func:`open_board`. All methods raise DiskError where its folder cannot be written."""
 
-    def __init__(self, writer: SummaryWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: SummaryWriter, folder: Path) -> None:
+        self._writer, self._folder = writer, folder
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers on the host, by name, after so many optimiser steps."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with disk.writing(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def pictures(self, step: int, task: Task, batch: Batch, run: RunConfig) -> None:
         """Clips, the items that they hear, and the weights of tokens where the task has masks.
@@ -99,15 +115,19 @@ class Board:
             self._picture(f"masks/after_block_{i}", _masked(shown, weights_BTN, run.settings.model), step)
 
     def _picture(self, name: str, picture: Any, step: int) -> None:
-        self._writer.add_image(name, picture, step, dataformats="HWC")
+        with disk.writing(self._folder):
+            self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Everything so far is on disk: call it before a checkpoint is saved that would not write it again."""
-        self._writer.flush()
+        with disk.writing(self._folder):
+            self._writer.flush()
 
     def close(self) -> None:
         """Write what is left and end."""
-        self._writer.close()
+        with disk.writing(self._folder):
+            self._writer.flush()  # `close` alone does not say that the writer's thread has failed
+            self._writer.close()
 
 
 def first_clips(batch: Batch, count: int) -> Batch:

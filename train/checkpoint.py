@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pipeline.base import disk
 from pipeline.base.errors import TrainError
 from pipeline.base.files import atomic, digest_file, read_json, write_json
 
@@ -87,7 +87,7 @@ class Checkpoints:
             facts: plain JSON values.
 
         Raises:
-            TrainError: it could not be written, for want of room for example; those that are there stay.
+            DiskError: it could not be written, for want of room for example; those that are there stay.
         """
         tensors, settings = _taken_apart(optimiser)
         whole = {**groups, Path(OPTIMISER).stem: tensors}
@@ -112,7 +112,7 @@ class Checkpoints:
     @contextmanager
     def _written(self, target: Path) -> Iterator[Path]:
         """A folder to write into, which takes the name `target` when the block has ended well."""
-        try:
+        with disk.writing(target, "what was saved before is still there"):
             self.folder.mkdir(parents=True, exist_ok=True)
             part = Path(tempfile.mkdtemp(prefix=PART, dir=self.folder))
             try:
@@ -126,10 +126,6 @@ class Checkpoints:
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
-        except (OSError, SafetensorError) as error:
-            raise TrainError(
-                f"{target}: could not be written ({error}); make room, or name another folder; what was saved before is still there"
-            ) from None
 
     def _named(self, beginning: str) -> Path:
         return self.folder / f"{beginning}-{self.key[:KEY]}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.base import disk
 from pipeline.base.build import build
 from pipeline.base.errors import ConfigError, UserError
 from pipeline.base.files import parse_json
@@ -42,11 +45,27 @@ def printable(text: str) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a step's `main`; a UserError is one sentence on stderr and exit status 2, no traceback."""
+    """Run a step's `main`; a UserError is one sentence on stderr and exit status 2, no traceback; so is what a disk refuses."""
     try:
         main()
-    except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        with disk.writing("the log of this step"):
+            sys.stdout.flush()  # what it has printed, which may lie on a full disk, too
     except BrokenPipeError:
         sys.exit(1)
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else disk.explain(None, error)
+        if told is None:
+            raise
+        _say(f"error: {printable(str(told))}")
+        sys.exit(USER_ERROR)
+
+
+def _say(line: str) -> None:
+    """One line on stderr; where that lies on a full disk there is nobody to tell, and the exit status has to do."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # Python would try again at its end, and end with a status and a traceback of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -31,6 +31,10 @@ class AllocationError(UserError):
     """Speakers cannot serve every identity that has to be dubbed."""
 
 
+class DiskError(UserError):
+    """A file cannot be written or read: no space, a quota, no right, a fault of the device (see `pipeline.base.disk`)."""
+
+
 class TableError(UserError):
     """A Parquet table lacks a column, has another type, or breaks a rule of its schema."""
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.base import disk
 from pipeline.base.errors import SourceError, UserError
 
 
@@ -24,12 +23,13 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     A block that raises leaves nothing behind.
 
     Raises:
-        UserError: the disk is full.
+        DiskError: the disk is full, may not be written, or fails.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    with disk.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
@@ -41,12 +41,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(path.parent).free
-            raise UserError(
-                f"{path}: no space left to write it ({os.strerror(error.errno)}; {free / 1e6:.0f} MB are free there now that its beginning "
-                "is deleted again); make room and run the same command again"
-            ) from None
+        if told := disk.explain(path, error):
+            raise told from None
         raise
 
 

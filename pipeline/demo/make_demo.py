@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import cli
+from pipeline.base import cli, disk
 from pipeline.base.build import plain
 from pipeline.base.config import DemoConfig
 from pipeline.base.errors import UserError
@@ -45,11 +45,11 @@ def make(out: Path, config: DemoConfig, threads: int = 1) -> dict[str, Any]:
         threads: processes that render (1: none beside this one).
 
     Raises:
-        UserError: `out` holds something that this step did not make.
+        UserError: `out` holds something that this step did not make, or (DiskError) the disk is full.
     """
     parts = {"mars": mars.plan(config), "ilidsvid": ilidsvid.plan(config), "prid2011": prid2011.plan(config)}
     voices = common_voice.plan(config, [part.needs for part in parts.values()])
-    with _replacing(out) as folder:
+    with disk.writing(out), _replacing(out) as folder:
         for files in (*(part.files for part in parts.values()), voices.files):
             for path, data in files.items():
                 _write(folder / path, data)

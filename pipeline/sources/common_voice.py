@@ -46,7 +46,23 @@ DURATION_FILES = ("clip_durations.tsv", "times.txt")
 DURATION_COLUMNS = ["clip", "duration[ms]"]
 
 RELEASED = set(
-    "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accent accents variant locale segment reason".split()
+    [
+        "client_id",
+        "path",
+        "sentence_id",
+        "sentence",
+        "sentence_domain",
+        "up_votes",
+        "down_votes",
+        "age",
+        "gender",
+        "accent",
+        "accents",
+        "variant",
+        "locale",
+        "segment",
+        "reason",
+    ]
 )
 """Columns of all releases: these names may be repeated in a message."""
 

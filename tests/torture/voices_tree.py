@@ -21,7 +21,21 @@ from pipeline.base.seeds import rng
 from shards import index_shards, pack_shard
 from tests.shards.making import frame, write_frames
 
-COLUMNS = "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents variant locale segment".split()
+COLUMNS = [
+    "client_id",
+    "path",
+    "sentence_id",
+    "sentence",
+    "sentence_domain",
+    "up_votes",
+    "down_votes",
+    "age",
+    "gender",
+    "accents",
+    "variant",
+    "locale",
+    "segment",
+]
 PERSONS = {"a": [6, 12, 4, 9], "b": [7, 6], "c": [3, 8], "d": [5, 5], "e": [4]}
 """Frames of each tracklet; six make a run. 'e' needs one clip."""
 SHARDS = 4

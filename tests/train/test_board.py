@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_pictures_leave_the_training_as_it_is():
     before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
     some = batch()
     writer = Kept()
-    Board(writer).pictures(3, task, some, run)
+    Board(writer, Path()).pictures(3, task, some, run)
     assert set(writer.images) == {"clips", "heard/audio", "masks/after_block_0", "masks/after_block_1"}
     assert [part.training for part in task.modules()] == modes and torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(task.state_dict()[name], tensor) for name, tensor in before.items())
@@ -172,7 +173,7 @@ def test_only_items_that_somebody_hears_are_shown():
     some = batch()
     some.companions["audio"].align[:] = torch.tensor([[-1, 2], [2, 2], [-1, -1], [0, -1]])
     writer = Kept()
-    Board(writer).pictures(3, task, some, run)
+    Board(writer, Path()).pictures(3, task, some, run)
     audio = some.companions["audio"]
     assert np.array_equal(writer.images["heard/audio"], drawing.items(audio.values[[2, 0]], audio.lengths[[2, 0]]))
 

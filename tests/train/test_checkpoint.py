@@ -1,5 +1,6 @@
 """Checkpoints: atomic, tied to a key, checked when read."""
 
+import errno
 import os
 import shutil
 from itertools import count
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.base.config import OptimConfig
-from pipeline.base.errors import TrainError
+from pipeline.base.errors import DiskError, TrainError
 from train import checkpoint
 from train.checkpoint import Checkpoints, Place, Restored
 from train.optim import make_optimiser
@@ -80,10 +81,13 @@ def test_a_failing_write_keeps_the_older_one(store, monkeypatch):
     store.save_epoch(1, *state(1.0), [])
 
     def full(*_):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "write_json", full)
-    with pytest.raises(TrainError, match=r"could not be written .no space left on device.; make room"):
+    wanted = (
+        r"at-000000000002-key: no space left to write it .*; make room and run the same command again; what was saved before is still there"
+    )
+    with pytest.raises(DiskError, match=wanted):
         store.save_epoch(2, *state(2.0), [])
     assert names(store) == ["at-000000000001-key"]
 

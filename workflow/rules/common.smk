@@ -1,5 +1,6 @@
 # Helpers of the rules: settings, paths, wildcard constraints. No work is done here.
 
+import atexit
 import json
 import shlex
 import sys
@@ -12,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(workflow.basedir))
 
+from pipeline.base import disk
 from pipeline.base.build import build, inherit, merge, plain
 from pipeline.base.code import EMBEDDING, SCORING, TRAINING
 from pipeline.base.config import NEEDS_WEIGHTS, SOURCE_LISTS, Settings
@@ -49,6 +51,17 @@ if not workflow.deployment_settings.deployment_method:
 _prefix += f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{PYTHONPATH:+:$PYTHONPATH}}; "
 # Snakemake formats a prefix: braces in it, of the shell or of a folder's name, are doubled.
 shell.prefix(_prefix.replace("{", "{{").replace("}", "}}"))
+
+
+def tell_of_disk(folder=Path.cwd()):
+    """Snakemake shows a traceback or speaks of permissions where it cannot write, and on a full disk logs and their sentences are lost."""
+    for place in (folder, folder / "results"):
+        if place.is_dir() and (told := disk.trouble(place)):
+            print(f"note: {told}", file=sys.stderr)
+            return
+
+
+atexit.register(tell_of_disk)
 
 
 def any_of(names):

@@ -68,8 +68,9 @@ rule report_inputs:
     params:
         # a function, here and below: in text Snakemake would take braces, of a title for example, for wildcards
         inputs=lambda wildcards: json.dumps(report_inputs(), indent=1),
+        code=source_digest("pipeline/put_text.py"),
     shell:
-        "printf '%s\n' {params.inputs:q} > {output} 2> {log}"
+        "python -m pipeline.put_text {output} {params.inputs:q} > {log} 2>&1"
 
 
 rule report:
@@ -115,6 +116,7 @@ use rule report_inputs as ablation_inputs with:
         "logs/ablation_inputs/{ablation}.log",
     params:
         inputs=lambda wildcards: json.dumps(report_inputs(wildcards.ablation), indent=1),
+        code=source_digest("pipeline/put_text.py"),
 
 
 rule ablation:

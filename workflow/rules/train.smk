@@ -85,7 +85,7 @@ rule fit:
         ),
         code=source_digest(*TRAINING),
     shell:
-        "printf '%s\n' {params.machine:q} > {params.folder}/machine.json;"
+        "python -m pipeline.put_text {params.folder}/machine.json {params.machine:q};"
         " python -m train.launch {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
         " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --board {params.board} --threads {params.threads} 2>&1"
         " | (trap '' TERM; tee {log})"
