@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.base import running
 from pipeline.base.build import build
 from pipeline.base.errors import ConfigError, UserError
 
@@ -37,9 +38,13 @@ def load(cls: type[T], text: str, where: str = "config") -> T:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a step's `main`; a UserError is one sentence on stderr and exit status 2, no traceback."""
+    """Run a step's `main`; a UserError is one sentence on stderr and exit status 2, no traceback.
+
+    A step that a `snakemake` has started does nothing once that has ended: another may be at work on the same files.
+    """
     try:
-        main()
+        with running.step():
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -7,13 +7,20 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.base import locks
 from pipeline.base.errors import UserError
+
+
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @contextmanager
@@ -21,23 +28,20 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path in the same folder; rename it to `path` when the block ends well.
 
     The file is flushed to disk before the rename, so a finished name never holds half a file.
-    A block that raises leaves nothing behind.
+    A block that raises leaves nothing behind; what a killed process left of the same file is deleted, what a living one
+    writes is not.
 
     Raises:
         UserError: the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary, lock = locks.beside(path)
     try:
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -48,6 +52,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
                 "is deleted again); make room and run the same command again"
             ) from None
         raise
+    finally:
+        locks.release(lock)
 
 
 @contextmanager

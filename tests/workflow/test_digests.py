@@ -13,8 +13,8 @@ from tests.test_imports import PACKAGES, imports
 ALWAYS = {"pipeline/base/files.py", "pipeline/base/seeds.py", "pipeline/base/tables.py"}
 """What `source_digest` adds to every rule."""
 
-WORDS_ONLY = {f"pipeline/base/{name}.py" for name in ("batch", "build", "cli", "config", "errors")}
-"""Settings reach a step as values in its params; the rest decides messages, not bytes."""
+WORDS_ONLY = {f"pipeline/base/{name}.py" for name in ("batch", "build", "cli", "config", "errors", "locks", "running")}
+"""Settings reach a step as values in its params; the rest decides messages and who may write, not bytes."""
 
 
 def file_of(repository: Path, name: str) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
@@ -16,6 +17,7 @@ from pipeline.base.build import build, inherit, merge, plain
 from pipeline.base.config import NEEDS_WEIGHTS, SOURCE_LISTS, Settings
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_code
+from pipeline.base.running import watch
 
 # Data sets, companions and methods have files of their own. They lie below default.yaml, --configfile and --config.
 for layer in [
@@ -43,6 +45,13 @@ _path = (
 shell.prefix(
     f"set -euo pipefail; {_path}export PYTHONPATH={str(workflow.basedir)!r}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; "
 )
+
+
+_locked = watch(workflow, logger.warning)
+
+
+onstart:
+    _locked()
 
 
 def any_of(names):
