@@ -20,7 +20,6 @@ import shlex
 import shutil
 import socket
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +36,8 @@ RUN = "DUBTRACK_RUN"
 """Environment variable of local steps: the record of the run that started them."""
 ALIVE, DEAD, STEP, NEW, GATE = ".run", ".dead", ".step", ".new", "starting"
 """How the names of records end: of a run, of one that is known to be dead, of a step, of one being written; and who starts holds this."""
+MARK = "dubtrack"
+"""A file in Snakemake's temporary folder that its process holds."""
 KINDS = ("input", "output")
 
 Say = Callable[[str], None]
@@ -52,8 +53,6 @@ class Process:
     """Of the kernel; empty where it cannot be told."""
     since: str
     command: str
-    temporary: str = ""
-    """Snakemake's temporary folder, which a killed run leaves behind."""
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}, since {self.since} ({textwrap.shorten(self.command, 200, placeholder=' ...')})"
@@ -138,7 +137,7 @@ class Registered:
 
 
 @contextmanager
-def registered(folder: Path, say: Say, command: str, temporary: str = "") -> Iterator[Registered]:
+def registered(folder: Path, say: Say, command: str) -> Iterator[Registered]:
     """Be known as a run while the block lasts; clear up after dead runs and say who else is at work.
 
     Args:
@@ -158,7 +157,7 @@ def registered(folder: Path, say: Say, command: str, temporary: str = "") -> Ite
             waiting = [(run, step) for path, run in found.dead.items() for step in steps(path)]
             if not waiting:
                 _clear(folder, found, say)
-                record, lock = _record(runs, f"{os.getpid()}-{os.urandom(4).hex()}", ALIVE, _this(command, temporary))
+                record, lock = _record(runs, f"{os.getpid()}-{os.urandom(4).hex()}", ALIVE, _this(command))
                 break
         except BaseException:
             os.close(gate)
@@ -197,6 +196,15 @@ def forget(folder: Path) -> None:
         _forget(path)
 
 
+def sweep(temporary: Path) -> None:
+    """Delete the temporary folders that killed runs of this user have left: Snakemake's own, with a mark of ours that nobody holds."""
+    for mark in sorted(temporary.glob(f"snakemake*/{MARK}")):
+        with contextlib.suppress(locks.NoLocksError, OSError):
+            if mark.stat().st_uid == os.getuid() and (lock := locks.take(mark)) is not None:
+                shutil.rmtree(mark.parent, ignore_errors=True)
+                os.close(lock)
+
+
 def watch(workflow: Any, say: Say) -> Callable[[], None]:
     """Register whatever this Snakemake workflow executes, and guard `--unlock`.
 
@@ -208,6 +216,10 @@ def watch(workflow: Any, say: Say) -> Callable[[], None]:
     """
     from snakemake.exceptions import WorkflowError
 
+    temporary = workflow.snakemake_tmp_dir
+    sweep(temporary.parent)
+    with contextlib.suppress(locks.NoLocksError):
+        locks.create(temporary / MARK)  # held for as long as this process lives
     execute, unlock = workflow.execute, workflow.unlock
     this: list[Registered] = []
 
@@ -220,9 +232,7 @@ def watch(workflow: Any, say: Say) -> Callable[[], None]:
                 if not workflow.is_main_process:
                     stack.enter_context(step())
                     return execute(*arguments, executor_plugin=executor_plugin, **named)
-                run = stack.enter_context(
-                    registered(Path(".snakemake").absolute(), say, shlex.join(sys.argv), str(workflow.snakemake_tmp_dir))
-                )
+                run = stack.enter_context(registered(Path(".snakemake").absolute(), say, shlex.join(sys.argv)))
             except UserError as error:
                 raise WorkflowError(str(error)) from None
             except locks.NoLocksError as error:
@@ -301,9 +311,9 @@ def _boot() -> str:
         return ""
 
 
-def _this(command: str, temporary: str = "") -> Process:
+def _this(command: str) -> Process:
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-    return Process(os.getpid(), socket.gethostname(), _boot(), now, command, temporary)
+    return Process(os.getpid(), socket.gethostname(), _boot(), now, command)
 
 
 def _read(path: Path) -> Process | None:
@@ -361,9 +371,6 @@ def _clear(folder: Path, found: Runs, say: Say) -> None:
     _sort_locks(folder / "locks", found, say)
     for path, run in found.dead.items():
         say(f"{run}, ended without cleaning up (was it killed?); its lock is taken away; what it had not finished is made again")
-        left = Path(run.temporary)
-        if run.temporary and left.name.startswith("snakemake") and left.parent == Path(tempfile.gettempdir()) and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)  # its sources, nothing that is needed
         _forget(path)
     for path in (folder / "runs").glob(f"*{NEW}"):  # nobody else is starting
         if (lock := locks.take(path)) is not None:
