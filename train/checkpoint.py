@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pipeline.base import disk
+from pipeline.base import disk, locks
 from pipeline.base.errors import TrainError
 from pipeline.base.files import atomic, digest_file, read_json, write_json
 
@@ -105,8 +105,8 @@ class Checkpoints:
                 "facts": dict(facts),
             }
             write_json(part / STATE, state)
-        for other in self._found(WHOLE, PART):
-            if other != target and (other.name.startswith(PART) or other.name.endswith(self.key[:KEY])):
+        for other in self._found(WHOLE):
+            if other != target and other.name.endswith(self.key[:KEY]):
                 _delete(other)
 
     @contextmanager
@@ -114,7 +114,7 @@ class Checkpoints:
         """A folder to write into, which takes the name `target` when the block has ended well."""
         with disk.writing(target, "what was saved before is still there"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=PART, dir=self.folder))
+            part, lock = locks.folder(self.folder, PART)  # deletes what killed writers left
             try:
                 yield part
                 for path in (*part.iterdir(), part):
@@ -126,6 +126,8 @@ class Checkpoints:
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
+            finally:
+                locks.release(lock)
 
     def _named(self, beginning: str) -> Path:
         return self.folder / f"{beginning}-{self.key[:KEY]}"
@@ -172,8 +174,8 @@ class Checkpoints:
             for path in made:
                 _link(path, part / path.name)
             write_json(part / STATE, {"key": self.key, "digests": {path.name: digest_file(path) for path in made}})
-        for path in self._found(WHOLE, PART):
-            if path.name.startswith(PART) or path.name.endswith(self.key[:KEY]):
+        for path in self._found(WHOLE):
+            if path.name.endswith(self.key[:KEY]):
                 _delete(path)
 
     def has_ended(self) -> bool:
@@ -271,9 +273,10 @@ def _file(folder: Path, group: str) -> Path:
 
 def _delete(checkpoint: Path) -> None:
     """Take the name away first: a kill in the middle must not leave half a checkpoint under a whole one's name."""
-    hidden = Path(tempfile.mkdtemp(prefix=PART, dir=checkpoint.parent))
+    hidden, lock = locks.folder(checkpoint.parent, PART)
     checkpoint.rename(hidden)  # over the empty folder
-    shutil.rmtree(hidden)
+    locks.release(lock)
+    shutil.rmtree(hidden, ignore_errors=True)  # what is left of it, whoever writes next deletes
 
 
 def _flush(path: Path) -> None:

@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from pipeline.base import cli
+from pipeline.base import cli, locks
 from pipeline.base.build import build
 from pipeline.base.config import MachineConfig
 from pipeline.base.errors import TrainError, UserError
@@ -142,7 +143,8 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
     check_gpus(machine.ranks)
     each = max(1, (threads or len(os.sched_getaffinity(0))) // machine.ranks)
     os.environ["OMP_NUM_THREADS"] = str(each)
-    folder = tempfile.TemporaryDirectory(prefix="dubtrack_")  # for what ranks say when they fail; torchrun's own would stay
+    # for what ranks say when they fail; torchrun's own would stay
+    folder, lock = locks.folder(Path(tempfile.gettempdir()), f"dubtrack_{os.getuid()}_")
     alone = machine.nodes == 1
     config = LaunchConfig(
         min_nodes=machine.nodes,
@@ -152,15 +154,14 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
         rdzv_endpoint="127.0.0.1:0" if alone else os.environ[ENDPOINT],
         run_id=str(uuid.uuid4()) if alone else os.environ.get(RUN, "dubtrack"),
         local_addr="127.0.0.1" if alone else None,
-        logs_specs=DefaultLogsSpecs(log_dir=folder.name),
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
         max_restarts=0,  # a training that failed goes on from its checkpoint when it is started again, by whoever started it
         signals_to_handle="SIGINT,SIGHUP,SIGQUIT",  # SIGTERM: see `pass_on`
     )
     logging.disable(logging.CRITICAL)  # the launcher's reports, of which `explain` says what matters
     signal.signal(signal.SIGTERM, pass_on)
     try:
-        with folder:
-            elastic_launch(config, sys.executable)("-u", "-m", module, *argv, f"--threads={each}")
+        elastic_launch(config, sys.executable)("-u", "-m", module, *argv, f"--threads={each}")
     except SignalException as error:
         return 128 + error.sigval
     except ChildFailedError as error:
@@ -173,6 +174,9 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
             f"machine.nodes={machine.nodes}: the nodes did not meet at {config.rdzv_endpoint} ({error}); look whether all were started "
             "and reach that host and port"
         ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        locks.release(lock)
     return 0
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.base import disk
+from pipeline.base import disk, running
 from pipeline.base.build import build
 from pipeline.base.errors import ConfigError, UserError
 from pipeline.base.files import parse_json
@@ -45,9 +45,13 @@ def printable(text: str) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a step's `main`; a UserError is one sentence on stderr and exit status 2, no traceback; so is what a disk refuses."""
+    """Run a step's `main`; a UserError is one sentence on stderr and exit status 2, no traceback; so is what a disk refuses.
+
+    A step that a `snakemake` has started does nothing once that has ended: another may be at work on the same files.
+    """
     try:
-        main()
+        with running.step():
+            main()
         with disk.writing("the log of this step"):
             sys.stdout.flush()  # what it has printed, which may lie on a full disk, too
     except BrokenPipeError:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.base import disk
+from pipeline.base import disk, locks
 from pipeline.base.errors import SourceError, UserError
+
+
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @contextmanager
@@ -20,7 +26,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path in the same folder; rename it to `path` when the block ends well.
 
     The file is flushed to disk before the rename, so a finished name never holds half a file.
-    A block that raises leaves nothing behind.
+    A block that raises leaves nothing behind; what a killed process left of the same file is deleted, what a living one
+    writes is not.
 
     Raises:
         DiskError: the disk is full, may not be written, or fails.
@@ -28,22 +35,20 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     with disk.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+        temporary, lock = locks.beside(path)
     try:
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if told := disk.explain(path, error):
             raise told from None
         raise
+    finally:
+        locks.release(lock)
 
 
 @contextmanager

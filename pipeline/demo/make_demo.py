@@ -10,20 +10,22 @@ The folder is filled beside its place and then put there as a whole. A folder th
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
-import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import cli, disk
+from pipeline.base import cli, disk, locks
 from pipeline.base.build import plain
 from pipeline.base.config import DemoConfig
 from pipeline.base.errors import UserError
-from pipeline.base.files import digest_file, write_json
+from pipeline.base.files import digest_file, umask, write_json
 from pipeline.demo import common_voice, ilidsvid, mars, prid2011
 from pipeline.demo.parts import Film
 from pipeline.demo.shots import encode, frames
@@ -33,6 +35,8 @@ MARK = ".dubtrack-demo"
 """Lies in every folder this step made; only such a folder, or an empty one, is replaced."""
 
 NOTE = "demo.json"
+PART, OLD = ".part", ".old"
+"""How the names of folders end that are being filled, or that another takes the place of."""
 
 Job = tuple[Path, Film | tuple[str, Clip]]
 
@@ -84,8 +88,20 @@ def _do_all(jobs: list[Job], threads: int) -> None:
         for job in jobs:
             _do(job)
         return
-    with ProcessPoolExecutor(threads) as pool:
+    with ProcessPoolExecutor(threads, initializer=_end_with_parent) as pool:
         _drain(pool.map(_do, jobs, chunksize=8))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent is killed would wait for work for ever: it ends as well."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _drain(results: Iterable[None]) -> None:
@@ -117,23 +133,25 @@ def _replacing(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists())):
         raise UserError(f"{out}: holds files that make_demo did not make ({MARK} is missing); name another folder or empty this one")
     out.parent.mkdir(parents=True, exist_ok=True)
-    umask = os.umask(0)
-    os.umask(umask)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    locks.clear(out.parent, f".{out.name}.", OLD)
+    fresh, lock = locks.folder(out.parent, f".{out.name}.", PART)
     try:
-        fresh.chmod(0o777 & ~umask)
+        fresh.chmod(0o777 & ~umask())
         (fresh / MARK).touch()
         yield fresh
         if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+            old, held = locks.folder(out.parent, f".{out.name}.", OLD)
             out.rename(old / "demo")
             fresh.rename(out)
             shutil.rmtree(old)
+            locks.release(held)
         else:
             fresh.rename(out)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+    finally:
+        locks.release(lock)
 
 
 def main(argv: list[str] | None = None) -> None:

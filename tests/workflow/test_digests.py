@@ -14,8 +14,8 @@ from tests.test_imports import PACKAGES, imports
 ALWAYS = {f"pipeline/base/{name}.py" for name in ("files", "origin", "seal", "seeds", "tables")}
 """What `source_digest` adds to every rule."""
 
-WORDS_ONLY = {f"pipeline/base/{name}.py" for name in ("batch", "build", "cli", "code", "config", "disk", "errors")}
-"""Lists of code reach a rule as the digest itself, settings reach a step as values in its params; the rest decides messages, not bytes."""
+WORDS_ONLY = {f"pipeline/base/{name}.py" for name in ("batch", "build", "cli", "code", "config", "disk", "errors", "locks", "running")}
+"""Lists of code reach a rule as the digest itself, settings reach a step as values in its params; the rest decides messages and who may write, not bytes."""
 
 
 def file_of(repository: Path, name: str) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 sys.path.insert(0, str(workflow.basedir))
 
@@ -19,6 +20,7 @@ from pipeline.base.code import EMBEDDING, SCORING, TRAINING
 from pipeline.base.config import NEEDS_WEIGHTS, SOURCE_LISTS, Settings
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_code
+from pipeline.base.running import watch
 
 # Data sets, companions and methods have files of their own. They lie below default.yaml, --configfile and --config.
 for layer in [
@@ -62,6 +64,13 @@ def tell_of_disk(folder=Path.cwd()):
 
 
 atexit.register(tell_of_disk)
+
+
+_locked = watch(workflow, logger.warning)
+
+
+onstart:
+    _locked()
 
 
 def any_of(names):

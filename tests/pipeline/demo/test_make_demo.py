@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pipeline.base import locks
 from pipeline.base.errors import UserError
 from pipeline.demo import make_demo
 from pipeline.demo.make_demo import MARK, digest, main, make
+from tests.torture.killing import members
 
 
 def test_same_settings_same_bytes_with_two_processes_and_over_an_older_demo(made, tiny, tmp_path):
@@ -62,6 +70,48 @@ def test_a_failure_leaves_the_older_demo_and_no_litter(tmp_path, tiny, monkeypat
     with pytest.raises(RuntimeError):
         make(out, tiny)
     assert (out / "old").exists() and [p.name for p in tmp_path.iterdir()] == ["demo"]
+
+
+def test_what_killed_makers_left_goes_and_what_a_living_one_fills_stays(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(make_demo, "_do", lambda job: None)
+    for name in (".demo.x.part", ".demo.x.old", ".demonstration.part"):
+        (tmp_path / name / "demo").mkdir(parents=True)
+    living, lock = locks.folder(tmp_path, ".demo.", make_demo.PART)
+    (tmp_path / ".demo.x.part").mkdir()
+    make(tmp_path / "demo", tiny)
+    assert {p.name for p in tmp_path.iterdir()} == {"demo", living.name, ".demonstration.part"}
+    locks.release(lock)
+
+
+POOL = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from pipeline.demo import make_demo
+pool = ProcessPoolExecutor(3, initializer={initializer})
+list(pool.map(abs, range(9)))
+print(len(multiprocessing.active_children()), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="living processes of a session are looked up in /proc")
+@pytest.mark.parametrize(("initializer", "left"), [("make_demo._end_with_parent", 0), ("None", 3)])  # the second is the negative control
+def test_workers_end_with_their_parent(initializer, left):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", POOL.format(initializer=initializer)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert parent.stdout.readline() == "3\n"
+        parent.kill()
+        parent.wait()
+        limit = time.monotonic() + 30
+        while left == 0 and members(parent.pid) and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert len(members(parent.pid)) == left
+    finally:
+        for process in members(parent.pid):
+            os.kill(process, signal.SIGKILL)
+        parent.stdout.close()
 
 
 def test_unknown_setting_is_named(tmp_path):

@@ -1,0 +1,214 @@
+"""Runs and steps are known while they live: what a killed one leaves goes, what a living one holds stays."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pipeline.base import cli, running
+from pipeline.base.errors import UserError
+
+LIVE = """
+import sys
+from pathlib import Path
+from pipeline.base import running
+folder, inputs, outputs = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+with running.registered(folder, lambda text: None, "snakemake " + sys.argv[3]) as run:
+    (folder / "locks").mkdir(exist_ok=True)
+    for number in range(9):
+        if not (folder / f"locks/{number}.output.lock").exists():
+            break
+    for kind, names in (("input", inputs), ("output", outputs)):  # as Snakemake does
+        (folder / f"locks/{number}.{kind}.lock").write_text("".join(name + "\\n" for name in names))
+    run.locked(inputs, outputs)
+    print(run.record, flush=True)
+    sys.stdin.read()
+"""
+STEP = """
+import sys
+from pipeline.base import cli
+def main():
+    print("at work", flush=True)
+    sys.stdin.read()
+cli.run(main)
+"""
+
+
+@pytest.fixture
+def start():
+    """Start a process and wait until it is at work; returns it and what it printed."""
+    started = []
+
+    def begin(code, *arguments, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        started.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def kill(process):
+    process.kill()
+    process.wait()
+
+
+def locked(folder):
+    return {path.name.split(".")[1]: path.read_text().split() for path in sorted((folder / "locks").glob("*.lock"))}
+
+
+def run(folder, **options):
+    """What a run says that begins now, and Snakemake's locks as it finds them."""
+    said = []
+    with running.registered(folder, said.append, "snakemake again", **options):
+        return said, locked(folder)
+
+
+def test_a_living_run_is_named_and_keeps_its_lock(tmp_path, start):
+    process, _ = start(LIVE, str(tmp_path), "in", "out")
+    said, there = run(tmp_path)
+    assert there == {"input": ["in"], "output": ["out"]} and len(said) == 1
+    assert f"process {process.pid} on " in said[0] and "(snakemake out), is at work here, too" in said[0]
+    assert f"kill {process.pid}; do not use --unlock while it lives" in said[0]
+    with pytest.raises(UserError, match=f"--unlock: not done, process {process.pid} "):
+        running.refuse(tmp_path)
+
+
+def test_the_lock_of_a_killed_run_goes_and_it_is_said_once(tmp_path, start):
+    process, _ = start(LIVE, str(tmp_path), "in", "out")
+    kill(process)
+    said, there = run(tmp_path)
+    assert there == {} and len(said) == 1
+    assert f"process {process.pid} on " in said[0] and "ended without cleaning up" in said[0] and "since 20" in said[0]
+    assert run(tmp_path) == ([], {})
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [running.GATE]
+
+
+def test_a_run_that_ends_well_leaves_nothing(tmp_path, start):
+    process, _ = start(LIVE, str(tmp_path), "in", "out")
+    process.communicate()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [running.GATE]
+
+
+def test_of_a_dead_and_a_living_run_only_the_dead_one_loses_its_lock(tmp_path, start):
+    dead, _ = start(LIVE, str(tmp_path), "in", "dead")
+    living, _ = start(LIVE, str(tmp_path), "in", "living")
+    kill(dead)
+    said, there = run(tmp_path)
+    assert there["output"] == ["living"] and there["input"] == ["in"]
+    assert [f"process {process.pid} " in text for process, text in zip((dead, living), said, strict=True)] == [True, True]
+
+
+def test_a_lock_that_the_end_of_another_run_has_deleted_comes_back(tmp_path, start):
+    start(LIVE, str(tmp_path), "in", "out")
+    for path in (tmp_path / "locks").iterdir():  # as Snakemake does when any run ends
+        path.unlink()
+    assert run(tmp_path)[1] == {"input": ["in"], "output": ["out"]}
+
+
+def test_a_lock_that_no_known_run_has_left_is_left_alone(tmp_path):
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/0.output.lock").write_text("out\n")
+    said, there = run(tmp_path)
+    assert there == {"output": ["out"]} and "a lock that no known run has left" in said[0] and "--unlock once" in said[0]
+
+
+def test_a_run_killed_between_its_lock_and_its_word_of_it(tmp_path, start):
+    process, record = start(LIVE, str(tmp_path), "in", "out")
+    kill(process)
+    for kind in running.KINDS:
+        (tmp_path / "runs" / record).with_suffix(f".{kind}").unlink()
+    assert run(tmp_path)[1] == {}
+
+
+def test_on_another_machine_a_lock_that_is_not_held_proves_nothing(tmp_path, start):
+    process, record = start(LIVE, str(tmp_path), "in", "out")
+    kill(process)
+    path = tmp_path / "runs" / record
+    path.write_text(json.dumps({**json.loads(path.read_text()), "host": "node7", "boot": "another"}))
+    said, there = run(tmp_path)
+    assert there == {"input": ["in"], "output": ["out"]} and len(said) == 1
+    assert f"process {process.pid} on node7" in said[0] and "once you are sure that it is gone, run snakemake --unlock" in said[0]
+    running.refuse(tmp_path)
+    running.forget(tmp_path)
+    assert run(tmp_path)[0][0].endswith("run it with --unlock once")  # nobody is known any more
+
+
+def test_the_next_run_waits_for_the_step_of_a_killed_one(tmp_path, start):
+    process, record = start(LIVE, str(tmp_path), "in", "out")
+    step, word = start(STEP, **{running.RUN: record})
+    assert word == "at work"
+    kill(process)
+    seen, told = [], threading.Event()
+
+    def say(text):
+        seen.append(text)
+        told.set()
+
+    def begin():
+        with running.registered(tmp_path, say, "snakemake again"):
+            seen.append("begun")
+
+    waiting = threading.Thread(target=begin)
+    waiting.start()
+    assert told.wait(60) and f"a step of it goes on: process {step.pid} " in seen[0] and f"kill {step.pid}" in seen[0]
+    waiting.join(0.3)
+    assert waiting.is_alive() and "begun" not in seen
+    with pytest.raises(UserError, match=f"process {step.pid} "):
+        running.refuse(tmp_path)
+    step.communicate()
+    waiting.join(60)
+    assert seen[-1] == "begun" and "ended without cleaning up" in seen[1]
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_a_step_that_starts_when_its_run_is_dead_does_nothing(tmp_path, start, cleared):
+    process, record = start(LIVE, str(tmp_path), "in", "out")
+    kill(process)
+    if cleared:
+        run(tmp_path)
+    step, word = start(STEP, **{running.RUN: record})
+    _, error = step.communicate()
+    assert (word, step.returncode) == ("", cli.USER_ERROR)
+    assert error.startswith("error: the snakemake that started this step has ended") and "Traceback" not in error
+    assert not list((tmp_path / "runs").glob(f"*{running.STEP}"))
+
+
+def test_a_step_without_a_run_just_works(start, monkeypatch):
+    monkeypatch.delenv(running.RUN, raising=False)
+    assert start(STEP)[1] == "at work"
+
+
+def test_control_a_run_that_does_not_hold_its_lock_is_taken_for_dead(tmp_path, start):
+    start(LIVE.replace("    print(", "    import os; os.closerange(3, 64)\n    print("), str(tmp_path), "in", "out")
+    said, there = run(tmp_path)
+    assert "ended without cleaning up" in said[0] and there == {}
+
+
+def test_a_record_that_is_none(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/1-x.run").write_text("{")
+    with pytest.raises(UserError, match=r"1-x.run: not the record of a run"):
+        run(tmp_path)
+
+
+def test_folders_that_killed_snakemakes_left_in_tmp(tmp_path):
+    for name in ("snakemakedead", "snakemakelive", "snakemakeother"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "snakemakedead" / running.MARK).touch()
+    held = running.locks.create(tmp_path / "snakemakelive" / running.MARK)
+    running.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["snakemakelive", "snakemakeother"]
+    running.locks.release(held)

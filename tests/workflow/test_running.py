@@ -1,0 +1,53 @@
+"""Two runs in one folder, a killed run, and commands that only look: with the real Snakefile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.torture import killing
+from tests.workflow.conftest import snakemake
+
+TARGET = "results/demo/demo.json"
+
+
+@pytest.fixture
+def settings(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text(json.dumps(killing.SETTINGS))
+    return path
+
+
+def test_a_second_run_says_so_and_the_lock_of_a_killed_one_goes_by_itself(tmp_path, settings):
+    place = tmp_path / "place"
+    killing.begin(place, None)
+    state = place / "run" / ".snakemake"
+    first = killing.start(place, settings, TARGET)
+    limit = time.monotonic() + 300
+    while not list(state.glob("runs/*.step")) and time.monotonic() < limit:
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGSTOP)
+    held = sorted(path.name for path in state.glob("locks/*"))
+    assert held
+    second = snakemake(place / "run", "--configfile", str(settings), "--", TARGET, cores=1)
+    unlock = snakemake(place / "run", "--configfile", str(settings), "--unlock", "--", TARGET, cores=1)
+    assert second.returncode and f"process {first.pid} on" in second.stdout and "is at work here, too" in second.stdout
+    assert unlock.returncode and f"--unlock: not done, process {first.pid} on" in unlock.stdout
+    assert sorted(path.name for path in state.glob("locks/*")) == held
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    third = snakemake(place / "run", "--configfile", str(settings), "--", TARGET, cores=1)
+    assert third.returncode == 0, third.stdout[-3000:]
+    assert third.stdout.count(f"process {first.pid} on") == 1 and "ended without cleaning up" in third.stdout
+    assert [path.name for path in (place / "run" / "results").iterdir()] == ["demo"]
+
+
+@pytest.mark.parametrize("looking", [["--dry-run"], ["--list"], ["--summary"]])
+def test_commands_that_only_look_register_nothing(tmp_path, settings, looking):
+    done = snakemake(tmp_path, "--configfile", str(settings), *looking, *(["--", TARGET] if looking != ["--list"] else []), cores=1)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert not (tmp_path / ".snakemake" / "runs").exists()
