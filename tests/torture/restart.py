@@ -2,8 +2,8 @@
 
 A plan of ten million steps over as many training tracklets as MARS has (625 identities, 8,298 tracklets, 96 shards; made up, so that it
 needs nobody's tables). Cost is counted in calls, which no busy machine changes: random generators that are made, and epochs that are
-planned. Run as a process (`python -m tests.torture.restart INDEX SPLIT STEP KIND`) it prints the seconds and the bytes that
-`/proc/self/io` saw.
+planned. Run as a process (`python -m tests.torture.restart INDEX SPLIT STEP KIND`) it prints the CPU seconds, and the bytes
+that `/proc/self/io` saw.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def write(folder: Path, some: dict[str, dict[str, Any]]) -> tuple[Path, Path]:
 
 
 def measured(index: Path, split: Path, kind: str, step: int) -> dict[str, Any]:
-    """A new process that goes on at a step: seconds and bytes of the tables, of the order, and the digest of its batch."""
+    """A new process that goes on at a step: CPU seconds and bytes of the tables, of the order, and the digest of its batch."""
     command = [sys.executable, "-m", "tests.torture.restart", str(index), str(split), str(step), kind]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(done.stdout)
@@ -174,13 +174,13 @@ def main() -> None:
     index, split, step, kind = sys.argv[1:]
     tables.read(index, tables.INDEX, ["key"])  # pyarrow loads its own libraries when it first reads
     own = -_read_bytes() + _read_bytes()  # what asking itself reads
-    marks = [(time.perf_counter(), _read_bytes())]
+    marks = [(time.process_time(), _read_bytes())]
     listed = {row["key"]: row for row in tables.read(index, tables.INDEX, ["key", "shard", "frames", "items"]).to_pylist()}
     labels = tables.read(split, tables.SPLIT).to_pylist()
-    marks.append((time.perf_counter(), _read_bytes()))
+    marks.append((time.process_time(), _read_bytes()))
     ordered = made(kind, {row["tracklet"]: {**listed[row["tracklet"]], "label": row["label"]} for row in labels})
     part = restored(ordered, int(step))
-    marks.append((time.perf_counter(), _read_bytes()))
+    marks.append((time.process_time(), _read_bytes()))
     said: dict[str, Any] = {"steps": ordered.steps, "digest": digest(part)}
     for name, before, after in (("tables", *marks[:2]), ("order", *marks[1:])):
         said[name] = {"seconds": after[0] - before[0], "bytes": after[1] - before[1] - own}

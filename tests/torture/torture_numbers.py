@@ -187,7 +187,7 @@ def order(folder: Path, scale: float) -> Figure:
         "an order that walks to its step; an order that is one step behind",
         2 * len(restart.KINDS),
         caught,
-        f"at most {slowest:.2f} s and {most / 1000:.0f} kB read for the order, {tables / 1000:.0f} kB for INDEX and SPLIT, at any step"
+        f"at most {slowest:.2f} CPU seconds and {most / 1000:.0f} kB read for the order, {tables / 1000:.0f} kB for INDEX and SPLIT, at any step"
         + ("" if most >= 0 else " (bytes: this system does not say)"),
     )
 
