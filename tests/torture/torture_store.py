@@ -331,7 +331,7 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
         seen,
     )
     if STREAMS:
-        inside = [damage for damage in bits(store, 3, every * 2) if _in_member(store, damage)]
+        inside = [damage for damage in bits(store, 3, every) if _in_member(store, damage)]
         told = _figure(
             "one bit changed in a member that a stream brings from elsewhere is refused when the sample comes, before it is used",
             attack(store, inside, {"pipe": passing}),
