@@ -19,9 +19,11 @@ from PIL import Image
 
 from pipeline import encode_frames
 from pipeline.base import tables
+from pipeline.base.files import digest_file
 from pipeline.base.seeds import rng
 from shards import pack_shard
-from shards.read import Store
+from shards.read import Index, Store
+from shards.whole import check_tars
 from tests.bench.timing import interleaved, row
 
 FRAMES, DRAWN, JPEG_BYTES = 60, 6, 6300
@@ -44,7 +46,12 @@ def rows(scale: float = 1.0) -> list[dict]:
         encode, pack = _arguments(folder)
         encode_frames.main(encode)
         pack_shard.main(pack)
-        return [*_reading(folder, keys), *_packing(folder, keys, encode, pack), *_packing_sound(folder, keys, encode, pack)]
+        return [
+            *_reading(folder, keys),
+            *_packing(folder, keys, encode, pack),
+            *_packing_sound(folder, keys, encode, pack),
+            *_checking(folder),
+        ]
 
 
 def _reading(folder: Path, keys: list[str]) -> Iterator[dict[str, Any]]:
@@ -128,6 +135,22 @@ def _packing_sound(folder: Path, keys: list[str], encode: list[str], pack: list[
     ours, theirs = interleaved(ROUNDS, lambda: pack_shard.main(given), synced, new=[tar, copy])
     what = f"pack_shard with {CLIPS} clips per tracklet"
     yield row(what, megabytes / ours.cpu, megabytes / theirs.cpu, "MB/s", "shutil.copyfile of the tar, and fsync; to a new file")
+
+
+def _checking(folder: Path) -> Iterator[dict[str, Any]]:
+    """What is read before a training: the shard that was packed last, with its sound, by one thread."""
+    index, tar = Index(folder / "00000.parquet"), folder / "00000.tar"
+    megabytes = tar.stat().st_size / 1e6
+
+    def ours() -> None:
+        assert check_tars(index, index.keys, folder.joinpath, 1).bytes == tar.stat().st_size
+
+    for baseline_is, baseline in (
+        ("the command sha256sum, of the same file", lambda: subprocess.run(["sha256sum", tar], check=True, capture_output=True)),
+        ("hashlib.file_digest of the same file: a bound", lambda: digest_file(tar)),
+    ):
+        spent, theirs = interleaved(ROUNDS, ours, baseline)
+        yield row("every byte of a tar checked before training", megabytes / spent.cpu, megabytes / theirs.cpu, "MB/s", baseline_is)
 
 
 def _write_sound(folder: Path, keys: list[str]) -> None:

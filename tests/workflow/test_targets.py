@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tests.shards import making
 from tests.workflow.conftest import jobs, snakemake
 
 TARGETS = {
@@ -123,3 +124,23 @@ def test_a_root_that_is_not_there_is_one_sentence(tmp_path, roots, found):
     sentence = next(line for line in done.stdout.splitlines() if "roots.mars" in line)
     assert found in sentence and "README" in sentence
     assert "Traceback" not in done.stdout
+
+
+def test_verify_targets_build_nothing_and_check_what_is_there(tmp_path):
+    """Always one job; a missing store is a sentence that says what makes it; every store of the data set is looked at, whatever its companion."""
+    assert jobs(snakemake(tmp_path, "--dry-run", "--", "verify_mars").stdout) == {"verify_mars": 1}
+    done = snakemake(tmp_path, "--", "verify_mars")
+    assert done.returncode != 0 and "there is no such store; snakemake pack_mars makes one" in done.stdout
+    assert "Traceback" not in done.stdout and sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["logs"]
+    for companion in ("audio", "none"):
+        (tmp_path / f"results/shards/mars-{companion}").mkdir(parents=True)
+        making.make_store(tmp_path / f"results/shards/mars-{companion}", companion == "audio")
+    for _ in range(2):  # a second time, too
+        done = snakemake(tmp_path, "--", "verify_mars")
+        assert done.returncode == 0 and done.stdout.count("index.parquet: every byte is as listed") == 2, done.stdout
+    tar = tmp_path / "results/shards/mars-none/00001.tar"
+    tar.write_bytes(tar.read_bytes()[:-1])
+    done = snakemake(tmp_path, "--", "verify_mars")
+    assert done.returncode != 0 and "shard 00001.tar: its index implies" in done.stdout
+    assert "results/shards/mars-audio/index.parquet: every byte is as listed" in done.stdout
+    assert "error: not as listed: results/shards/mars-none/index.parquet (1 thing); " in done.stdout
