@@ -24,7 +24,7 @@ from pipeline.base.config import MethodConfig, RunConfig
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_bytes, read_json
 
-UNREADABLE = (UserError, ValueError, TypeError, KeyError, OSError, pa.ArrowException, SafetensorError)
+UNREADABLE = (UserError, ValueError, TypeError, KeyError, AttributeError, OSError, pa.ArrowException, SafetensorError)
 """What reading a file that is no longer what it was may end in."""
 NAMES = ("method", "dataset", "split", "seed", "stage")
 Note = dict[str, Any]

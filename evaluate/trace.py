@@ -28,7 +28,7 @@ from safetensors import safe_open
 from evaluate.chain import UNREADABLE, Chain, Link
 from pipeline.base import cli, origin, tables
 from pipeline.base.errors import ScoreError, UserError
-from pipeline.base.files import digest_file
+from pipeline.base.files import digest_file, read_json
 from shards.verify import verify
 
 SHOWN = 16
@@ -124,10 +124,11 @@ def _damage(path: Path, link: Link) -> str:
         elif path.suffix == ".safetensors":
             with safe_open(str(path), framework="numpy") as file:
                 file.keys()
-        elif path.suffix in (".json", ".jsonl"):
-            text = path.read_bytes().decode()
-            for part in text.splitlines() if path.suffix == ".jsonl" else [text]:
-                json.loads(part)
+        elif path.suffix == ".json":
+            read_json(path)
+        elif path.suffix == ".jsonl":
+            for line in path.read_bytes().decode().splitlines():
+                json.loads(line)
     except UNREADABLE as error:
         return str(error).removeprefix(f"{path}: ").splitlines()[0]
     return ""

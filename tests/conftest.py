@@ -34,3 +34,11 @@ def real_data() -> Path:
 def golden() -> Path:
     """Golden metric cases and the public MARS tables."""
     return _outside("golden")
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of `tests.torture.small_run`: stages teacher, student and plain. Whoever changes a file puts it back."""
+    from tests.torture import small_run
+
+    return small_run.make(tmp_path_factory.mktemp("small"))

@@ -93,7 +93,9 @@ def _train(results: Path, stage: str) -> None:
     names = ["--method", "small", "--dataset", "set", "--split", "official", "--seed", "0", "--stage", stage]
     resolve_config.main([str(folder / "config.json"), *names, "--config", json.dumps(sections)])
     teacher = [f"--teacher={folder.with_name('teacher') / 'model.safetensors'}"] if stage == "student" else []
-    fit.main([str(folder), *_inputs(folder), *teacher, "--threads", "1"])
+    machine = folder / "machine.json"
+    write_json(machine, METHOD["machine"])
+    fit.main([str(folder), *_inputs(folder), *teacher, f"--machine={machine}", "--threads", "1"])
 
 
 def evaluate(folder: Path) -> None:

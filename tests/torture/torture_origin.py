@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -14,7 +13,7 @@ import numpy as np
 
 from evaluate import trace
 from evaluate.chain import Chain
-from pipeline.base import origin
+from pipeline.base import code, origin, tables
 from pipeline.base.files import digest_file
 from pipeline.base.seeds import rng
 from tests.conftest import REPOSITORY
@@ -24,8 +23,8 @@ from tests.workflow.conftest import snakemake
 
 Check = Callable[[Chain], list[str]]
 HURTS = ("one byte deleted", "one bit flipped", "cut", "one byte added", "another file", "deleted")
-PER_FILE = 18
-"""Attacks on each file in the full form: three of each kind."""
+PER_FILE = 36
+"""Attacks on each file in the full form: six of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,9 @@ def targets(chain: Chain) -> dict[Path, str]:
 
 
 def attacks(chain: Chain, number: int) -> list[Attack]:
-    """So many attacks on each file of a chain, by turns of each kind."""
-    hurts = itertools.islice(itertools.cycle(HURTS), number)
-    return [Attack(path, hurt, named) for hurt in hurts for path, named in sorted(targets(chain).items())]
+    """So many attacks on each file of a chain; the kinds take turns."""
+    files = list(enumerate(sorted(targets(chain).items())))
+    return [Attack(path, HURTS[(turn + file) % len(HURTS)], named) for turn in range(number) for file, (path, named) in files]
 
 
 def changed(data: bytes, hurt: str, draw: np.random.Generator, others: list[bytes]) -> bytes | None:
@@ -130,74 +129,107 @@ def without_seals(chain: Chain) -> list[str]:
 
 
 def controls(metrics: Path) -> dict[str, bool]:
-    """Broken checks, and whether an attack that they are blind to shows it."""
+    """Broken checks, and whether attacks that they are blind to go unseen; the real check sees these (see `missed`)."""
     chain = Chain(metrics, {})
-    split = next(link.path for link in chain.links if link.name == "SPLIT")
-    vectors = metrics.with_name("embeddings.parquet")
+    weights, vectors = metrics.with_name("model.safetensors"), metrics.with_name("embeddings.parquet")
+    split = next(link.path for link in chain.links if link.name == "SPLIT" and link.path)
     tar = chain.stores[0].index.with_name(chain.stores[0].shards[0].name)
     paths = [link.path for link in chain.links if link.path is not None]
     by_size = check_by_size({path: path.stat().st_size for path in paths}, {path: digest_file(path) for path in paths})
-    named = targets(chain)
-    cases: dict[str, tuple[Check, Attack]] = {
-        "sizes only": (by_size, Attack(vectors, "one bit flipped", named[vectors])),
-        "no SPLIT": (without({"SPLIT"}), Attack(split, "one byte deleted", named[split])),
-        "no tars": (without_tars, Attack(tar, "one bit flipped", named[tar])),
-        "no weights": (without({"weights", "origin"}), Attack(metrics.with_name("model.safetensors"), "cut", f"{metrics.parent}")),
+    cases: dict[str, tuple[Check, Path, str]] = {
+        "sizes only": (by_size, vectors, "one bit flipped"),
+        "no SPLIT": (without({"SPLIT"}), split, "one byte deleted"),
+        "no tars": (without_tars, tar, "one bit flipped"),
+        "no weights": (without({"weights", "origin"}), weights, "one bit flipped"),
     }
-    caught = {name: bool(missed(metrics, [attack], 1, check)) for name, (check, attack) in cases.items()}
-    data = metrics.read_bytes()
-    metrics.write_bytes(data.replace(b'"mAP": 0.', b'"mAP": 1.', 1))  # still JSON
-    caught["no seals"] = not without_seals(Chain(metrics, {})) and bool(trace.check(Chain(metrics, {})))
-    metrics.write_bytes(data)
+    named = targets(chain)
+    caught = {name: bool(missed(metrics, [Attack(path, hurt, named[path])] * 8, 1, check)) for name, (check, path, hurt) in cases.items()}
+    with changed_to(metrics, metrics.read_bytes().replace(b'"mAP": 0.', b'"mAP": 1.', 1)):  # still JSON
+        caught["no seals"] = bool(trace.check(Chain(metrics, {}))) and not without_seals(Chain(metrics, {}))
     return caught
 
 
-def code_seen(metrics: Path, checkout: Path, number: int) -> tuple[int, int]:
-    """(attacks on files of code, those that were seen), in a copy of the checkout, which is left as it was."""
+@contextmanager
+def changed_to(path: Path, data: bytes) -> Iterator[None]:
+    """A file that holds something else for the time of a block."""
+    before = path.read_bytes()
+    path.unlink()  # never through a second name of the file
+    path.write_bytes(data)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def copy_code(checkout: Path) -> list[Path]:
+    """A copy of all code; returns the files on which embeddings, scores and trainings depend."""
     for package in origin.PACKAGES:
         shutil.copytree(REPOSITORY / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
-    chain = Chain(metrics, {})
-    of = sorted({path for _, note in chain.code for path in note["of"]})
-    files = sorted({file for path in of for file in ((checkout / path).rglob("*.py") if (checkout / path).is_dir() else [checkout / path])})
-    files = [file for file in files if file.stat().st_size]
+    of = {checkout / path for path in (*code.TRAINING, *code.EMBEDDING, *code.SCORING)}
+    files = {file for path in of for file in (path.rglob("*.py") if path.is_dir() else [path])}
+    return sorted(file for file in files if file.stat().st_size)
+
+
+def code_seen(metrics: Path, checkout: Path, number: int, check: Check = trace.check) -> int:
+    """How many of so many changes of the code in another checkout are seen."""
+    files = copy_code(checkout)
     seen = 0
     with patch.object(origin, "CHECKOUT", checkout):
-        assert trace.check(chain) == []
+        assert trace.check(Chain(metrics, {})) == []
         for turn in range(number):
             draw = rng(2, "code", turn)
             file = files[int(draw.integers(len(files)))]
-            data = file.read_bytes()
-            file.write_bytes(changed(data, HURTS[turn % 3], draw, []) or b"")
-            seen += any("made by other code" in line for line in trace.check(chain))
-            file.write_bytes(data)
-    return number, seen
+            with changed_to(file, changed(file.read_bytes(), HURTS[turn % 3], draw, []) or b""):
+                seen += any("made by other code" in line for line in check(Chain(metrics, {})))
+    shutil.rmtree(checkout)
+    return seen
+
+
+def without_code(chain: Chain) -> list[str]:
+    """A check broken on purpose."""
+    chain.code.clear()
+    return trace.check(chain)
 
 
 def stale(folder: Path) -> tuple[list[str], list[str]]:
-    """What is said of a run whose SPLIT was made anew: before, and after one of its stages was scored again (which was not trained again)."""
-    from pipeline.base import tables
-
-    metrics = folder / "results" / small_run.RUN / "student/metrics.json"
-    path = folder / "results/splits/set/official.parquet"
-    data = path.read_bytes()
-    kept = {name: metrics.with_name(name).read_bytes() for name in ("metrics.json", "embeddings.parquet")}
-    meta = tables.read_meta(path)
-    tables.write(path, tables.read(path, tables.SPLIT), tables.SPLIT, {**meta, "queries": "chosen anew"})
+    """What is said of a run whose SPLIT was made anew: at once, and when the stage was evaluated, but not trained, from it."""
+    metrics, path = folder / "results" / small_run.RUN / "student/metrics.json", folder / "results/splits/set/official.parquet"
+    kept = {file: file.read_bytes() for file in (path, metrics, metrics.with_name("embeddings.parquet"))}
+    tables.write(path, tables.read(path, tables.SPLIT), tables.SPLIT, {**tables.read_meta(path), "queries": "chosen anew"})
     before = trace.check(Chain(metrics, {}))
     small_run.evaluate(metrics.parent)
     after = trace.check(Chain(metrics, {}))
-    path.write_bytes(data)
-    for name, old in kept.items():
-        metrics.with_name(name).write_bytes(old)
+    for file, data in kept.items():
+        file.write_bytes(data)
     return before, after
 
 
-def same_bytes(one: Path, two: Path) -> tuple[int, list[str]]:
-    """Files of two runs of the same settings in different folders, and those that differ; origin.json tells of the day and the machine."""
-    names = sorted(
-        str(path.relative_to(one)) for path in one.rglob("*") if path.is_file() and path.name not in ("origin.json", "metrics.jsonl")
+def told_apart(before: list[str], after: list[str]) -> bool:
+    """One line each: 'damaged or made anew', then 'made anew', with the trainings that are out of date."""
+    return (
+        [len(before), len(after)] == [1, 1]
+        and "damaged, or made anew since" in before[0]
+        and "made anew after it was read for" in after[0]
+        and all(name in after[0] for name in ("student/model.safetensors", "teacher/model.safetensors", "alignment/set-audio.parquet"))
+        and "embeddings.parquet" not in after[0]
     )
-    return len(names), [name for name in names if (one / name).read_bytes() != (two / name).read_bytes()]
+
+
+def differing(one: Path, two: Path) -> tuple[int, list[str]]:
+    """How many files two results of the same settings have, and those that differ; origin.json and the log tell of the machine and the time."""
+    machine = ("origin.json", "metrics.jsonl")
+    names = [
+        sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name not in machine)
+        for root in (one, two)
+    ]
+    assert names[0] == names[1]
+    return len(names[0]), [name for name in names[0] if (one / name).read_bytes() != (two / name).read_bytes()]
+
+
+def swapped(metrics: Path, other: Path) -> bool:
+    """Whether the whole and sealed metrics.json of another stage is refused in the place of one."""
+    with changed_to(metrics, other.read_bytes()):
+        return any(line.startswith(f"{metrics}: is of ") for line in trace.check(Chain(metrics, {})))
 
 
 def workflow_run(folder: Path) -> list[Path]:
@@ -211,78 +243,56 @@ def workflow_run(folder: Path) -> list[Path]:
 def figures(folder: Path, scale: float) -> Iterator[Figure]:
     """All rows; scale 1 takes about two minutes on two cores."""
     runs = workflow_run(folder / "tiny")
-    intact = [trace.check(Chain(path, {})) for path in runs]
-    moved = Path(shutil.copytree(folder / "tiny", folder / "moved"))
-    elsewhere = [trace.check(Chain(moved / path.relative_to(folder / "tiny"), {})) for path in runs]
     student = next(path for path in runs if path.parent.name == "student")
-    caught = controls(student)
     tried = attacks(Chain(student, {}), max(1, round(PER_FILE * scale)))
-    unseen = missed(student, tried, 0)
-    files = len(targets(Chain(student, {})))
+    unseen, caught = missed(student, tried, 0), controls(student)
     yield Figure(
-        "a byte deleted, added or flipped, a cut, an exchange or the loss of a file, anywhere behind a number, is seen, and the file named",
+        "a byte that is deleted, added or changed, a cut, an exchange or the loss of a file, anywhere behind a number: seen, and the file named",
         len(tried),
         len(tried) - len(unseen),
-        f"checks that are blind to something: {', '.join(caught)}",
+        f"checks that are blind to something ({', '.join(caught)})",
         len(caught),
         sum(caught.values()),
-        f"{files} files behind one number, tars included" + "".join(f"; missed: {a.hurt}, {a.path.name}" for a in unseen[:3]),
+        f"{len(targets(Chain(student, {})))} files behind one number, tars included" + "".join(f"; missed: {a}" for a in unseen[:3]),
     )
-    held = sum(not told for told in (*intact, *elsewhere))
+    moved = Path(shutil.copytree(folder / "tiny", folder / "moved"))
+    places = [*runs, *(moved / path.relative_to(folder / "tiny") for path in runs)]
     yield Figure(
-        "a run that nobody touched passes, also in another place",
-        len(runs) * 2,
-        held,
-        "metrics.json of another stage in the place of one",
+        "a run that nobody touched passes, moved to another folder, too",
+        len(places),
+        sum(trace.check(Chain(path, {})) == [] for path in places),
+        "the metrics.json of another stage in the place of one",
+        len(runs),
+        sum(swapped(mine, other) for mine, other in zip(runs, [*runs[1:], runs[0]], strict=True)),
+    )
+    small = [small_run.make(folder / name).parents[3] for name in ("one", "two")]
+    metrics, changes = folder / "one/results" / small_run.RUN / "student/metrics.json", max(3, round(60 * scale))
+    yield Figure(
+        "a changed byte in the code of training, embedding or scoring is seen",
+        changes,
+        code_seen(metrics, folder / "checkout", changes),
+        "a check that looks at no code",
         1,
-        int(bool(missed_swap(runs))),
+        int(code_seen(metrics, folder / "checkout", 3, without_code) == 0),
     )
-    small = [small_run.make(folder / name) for name in ("one", "two")]
-    checked, seen = code_seen(small[0] / "student/metrics.json", folder / "checkout", max(3, round(60 * scale)))
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(trace, "code_state", lambda note: ""))
-        blind = code_blind(small[0] / "student/metrics.json", folder / "checkout")
-    yield Figure("a changed byte in code of training, embedding or scoring is seen", checked, seen, "a check without code", 1, int(blind))
-    count, differing = same_bytes(folder / "one/results", folder / "two/results")
-    (folder / "two/results/splits/set/official.parquet").write_bytes(b"x")
-    _, control = same_bytes(folder / "one/results", folder / "two/results")
+    count, other = differing(*small)
+    with changed_to(small[1] / "splits/set/official.parquet", b"x"):
+        control = differing(*small)[1]
     yield Figure(
-        "notes of origin hold no path and no time: the same run in another folder has the same bytes",
+        "notes on origin hold no path and no time: the same run in two folders has the same bytes",
         count,
-        count - len(differing),
-        "one file that differs",
+        count - len(other),
+        "one file changed",
         1,
-        int(len(control) == len(differing) + 1),
-        ", ".join(differing[:3]),
+        int(len(control) == len(other) + 1),
+        ", ".join(other[:3]),
     )
     before, after = stale(folder / "one")
-    out_of_date = [line for line in after if "made anew since" in line and "model.safetensors" in line]
     yield Figure(
-        "a table that was made anew is told from a damaged one: what is out of date is named",
+        "a table that was made anew is told from a damaged one, and what is out of date is named",
         1,
-        int(len(after) == 1 == len(out_of_date)),
-        "the same table, before anything was made from it",
+        int(told_apart(before, after)),
+        "the table changed, and nothing made from it yet",
         1,
-        int(len(before) == 1 and "damaged, or made anew since" in before[0]),
+        int(not told_apart(before, before)),
     )
-
-
-def missed_swap(runs: list[Path]) -> list[str]:
-    """What is said of a run whose metrics.json is that of another stage."""
-    mine, other = runs[:2]
-    data = mine.read_bytes()
-    mine.write_bytes(other.read_bytes())
-    told = trace.check(Chain(mine, {}))
-    mine.write_bytes(data)
-    return [line for line in told if line.startswith(f"{mine}: is of ")]
-
-
-def code_blind(metrics: Path, checkout: Path) -> bool:
-    """Whether a check that never looks at code misses a change there."""
-    file = checkout / "evaluate/score.py"
-    data = file.read_bytes()
-    file.write_bytes(data + b"\n")
-    with patch.object(origin, "CHECKOUT", checkout):
-        told = trace.check(Chain(metrics, {}))
-    file.write_bytes(data)
-    return told == []
