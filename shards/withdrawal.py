@@ -239,8 +239,8 @@ def check(results: Path, gone: Collection[str]) -> tuple[list[str], str]:
         wrong += found
         kept += same
     return wrong, (
-        f"{len(names)} withdrawn clips: none is named or heard in {looked} items of {len(features)} tables of features and {len(tars)} tars; "
-        f"{kept} tars that never held them are what they were"
+        f"withdrawn clips: {len(names)}; none is named or heard: {looked} items looked at in {len(features)} tables of features and "
+        f"{len(tars)} tars; tars that did not hold them and are what they were: {kept}"
     )
 
 
