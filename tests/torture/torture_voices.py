@@ -136,8 +136,10 @@ def planted_found(folder: Path, secrets: Sequence[str]) -> tuple[int, int]:
     return len(places), sum(str(path.relative_to(folder)) in found for path in places)
 
 
-def roots(root: Path) -> str:
-    return f"roots={{demo_voices: {root}}}"
+def settings(root: Path) -> list[str]:
+    """Options of the run: the tiny configuration with other voices, and clips that change every second frame, so that many are heard."""
+    heard = "companions={audio: {alignment: {run: 2, reuse: true}}}"
+    return ["--configfile", str(TINY), "--config", f"roots={{demo_voices: {root}}}", heard]
 
 
 def run_on_marked(folder: Path, root: Path) -> tuple[list[str], list[str]]:
@@ -156,7 +158,7 @@ def run_on_marked(folder: Path, root: Path) -> tuple[list[str], list[str]]:
     clients, marks = voices_tree.marked(source / "train.tsv", root / "train.tsv")
     shutil.copy2(source / "clip_durations.tsv", root)
     (root / "clips").symlink_to(source / "clips", target_is_directory=True)
-    done = snakemake(folder, "--configfile", str(TINY), "--config", roots(root), "--", "all")
+    done = snakemake(folder, *settings(root), "--", "all")
     assert done.returncode == 0, done.stdout[-3000:]
     (folder / "logs/snakemake.txt").write_text(done.stdout)
     return clients, marks
@@ -252,7 +254,7 @@ def take_out(folder: Path, root: Path, clips: Sequence[str], broken: AbstractCon
         status, text = said(withdraw.main, *clips, "--root", str(root), "--results", str(results))
     if status:
         return [text]
-    given = ["--configfile", str(TINY), "--config", roots(root)]
+    given = settings(root)
     planned = jobs(snakemake(folder, "--dry-run", *given, "--", "data").stdout)
     count = sum(map(len, heard.values()))
     if planned != {"encode_companion": count, "pack_shard": count, "index_shards": len(heard), "data": 1}:
@@ -274,19 +276,21 @@ def take_out(folder: Path, root: Path, clips: Sequence[str], broken: AbstractCon
 
 
 def choose(results: Path, count: int) -> list[list[str]]:
-    """Clips to take out, one and two at a time, whose speakers keep others that are heard."""
-    used: dict[str, list[str]] = {}
+    """Clips to take out one after the other, one and two at a time, so that each speaker always has another in use wherever he is heard."""
+    used: dict[tuple[str, str], set[str]] = {}
     for path in alignments(results):
         for row in tables.read(path, tables.ALIGNMENT).to_pylist():
-            used.setdefault(row["owner"], [])
-            used[row["owner"]] += [row["item"]] * (row["item"] not in used[row["owner"]])
-    common = {owner: items for owner, items in used.items() if len(items) > 2}
-    spare = [item for owner in sorted(common) for item in sorted(common[owner])[:-2]]
-    random.Random(0).shuffle(spare)
-    out: list[list[str]] = []
-    while spare and len(out) < count:
-        out.append([spare.pop() for _ in range(min(len(spare), 1 + len(out) % 2))])
-    return out
+            used.setdefault((path.stem, row["owner"]), set()).add(row["item"])
+    clips = sorted(set().union(*used.values()))
+    random.Random(0).shuffle(clips)
+    spare = []
+    for clip in clips:
+        if all(items - {clip} for items in used.values()):
+            spare.append(clip)
+            used = {key: items - {clip} for key, items in used.items()}
+    sizes = [1 + turn % 2 for turn in range(count)]
+    assert len(spare) >= sum(sizes), "the run is too small for so many"
+    return [[spare.pop() for _ in range(size)] for size in sizes]
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
