@@ -46,6 +46,8 @@ from pipeline.voices import Prober, Voices
 
 BATCH = 64
 """Clips of one owner that are decoded before the owner is judged again; a constant, so that threads decide nothing."""
+SYNTHETIC = ("silence", "noise")
+"""Policies under which no clip is heard."""
 
 
 # --- who is dubbed ---------------------------------------------------------------------------------------------------
@@ -54,6 +56,11 @@ BATCH = 64
 def dubbed_roles(config: AlignmentConfig) -> list[tuple[str, ...]]:
     """Roles whose tracklets are dubbed: those of training and, dubbed after them, those of test."""
     return [("train",), ("query", "gallery")] if config.oracle_test_audio else [("train",)]
+
+
+def everybody(config: AlignmentConfig) -> bool:
+    """Whether every tracklet hears, of whatever kind and role."""
+    return config.policy in ("recorded", "silence") or (config.policy == "noise" and config.oracle_test_audio)
 
 
 def dubbed_tracklets(tracklets: pa.Table, splits: Sequence[pa.Table], phases: Sequence[Sequence[str]]) -> list[pa.Table]:
@@ -341,15 +348,13 @@ def align(
         print(f"align_companion: withdrawn, and their speakers have no other clip in use: {', '.join(sorted(unplaced))}; allotting anew")
         gone |= dict.fromkeys(unplaced, False)
         prober = Prober(prober.voices, root, config, threads, gone, {clip: p for clip, p in prober.seen.items() if p.reason != REASON})
-    synthetic = how.policy in ("silence", "noise")
-    everybody = how.policy in ("recorded", "silence") or (how.policy == "noise" and how.oracle_test_audio)
-    own = how.policy == "recorded"
+    synthetic, own = how.policy in SYNTHETIC, how.policy == "recorded"
     label_derived = not own and not synthetic
     meta = {
         "policy": how.policy,
         "oracle": how.oracle_test_audio and label_derived,
         "label_derived": label_derived,
-        "test": everybody or how.oracle_test_audio,  # test tracklets hear, too
+        "test": everybody(how) or how.oracle_test_audio,  # test tracklets hear, too
         "seed": seed,
         "run": how.run,
         "group_scope": "tracklet" if synthetic or own else how.group_scope,
@@ -374,10 +379,9 @@ def _rows(
     if how.policy == "recorded":
         pairs, notes = recorded(tracklets, prober)
         return heard_rows(pairs, prober), notes, []
-    synthetic = how.policy in ("silence", "noise")
-    everybody = how.policy == "silence" or (how.policy == "noise" and how.oracle_test_audio)
-    roles = [] if everybody else dubbed_roles(how)
-    dubbed = [tracklets] if everybody else dubbed_tracklets(tracklets, splits, roles)
+    synthetic = how.policy in SYNTHETIC
+    roles = [] if everybody(how) else dubbed_roles(how)
+    dubbed = [tracklets] if everybody(how) else dubbed_tracklets(tracklets, splits, roles)
     phases = [runs_of(some, how.run, by_identity=how.group_scope == "identity" and not synthetic) for some in dubbed if some.num_rows]
     if synthetic:
         return [row for runs in phases for row in synthetic_rows(runs, config)], {}, roles

@@ -213,13 +213,12 @@ def told(one: Work, dry: bool) -> str:
         )
     if not one.heard:
         return f"{name}: no run hears them; the table of probes {'would say' if dry else 'says'} that they are withdrawn"
-    assert one.tables is not None
-    note, before = one.tables[2]["withdrawn"], one.place.meta.get("withdrawn", {"replaced": [], "silent": []})
-    silent = len(note["silent"]) - len(before["silent"])
+    runs = sum(item in one.heard for item in one.place.alignment.column("item").to_pylist())
+    silent = 0 if one.tables is None else one.place.alignment.num_rows - len(one.tables[0])
     return (
-        f"{name}: {', '.join(one.heard)} heard in {len(one.shards)} of {len(one.place.shards(None))} shards ({', '.join(one.shards)}), "
-        f"which {'would be' if dry else 'are'} deleted; {len(note['replaced'])} runs hear another clip"
-        + (f", {silent} hear nothing any more" if silent else "")
+        f"{name}: {', '.join(one.heard)}: heard in {runs} runs of frames, in shards {', '.join(one.shards)} of {len(one.place.shards(None))}, "
+        f"which {'would be' if dry else 'are'} deleted; {runs - silent} of the runs hear another clip"
+        + (f", {silent} nothing" if silent else "")
     )
 
 
@@ -245,7 +244,7 @@ def withdraw(args: argparse.Namespace) -> None:
     shown = pages(results, gone)
     stale = trained(results, works)
     would = "would be " if args.dry_run else ""
-    print(f"withdraw: {len(gone)} clips are on the list of {root}, {len(gone) - len(listed)} of them {would}new")
+    print(f"withdraw: clips on the list of {root}: {len(gone)}, of which {would}new: {len(gone) - len(listed)}")
     if not args.dry_run:
         if gone != listed:
             withdrawn.write_list(root, gone)

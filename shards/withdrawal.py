@@ -97,7 +97,7 @@ def places(results: Path) -> list[Place]:
 
 
 def write_proof(place: Place, items: Collection[str], shards: Collection[str]) -> None:
-    """Note what is there, before anything is deleted. What an earlier proof says of shards that are not made again yet stays.
+    """Note what is there, before anything is deleted. What an earlier proof says of tars that were not made again since stays.
 
     Args:
         place: what is changed.
@@ -107,7 +107,7 @@ def write_proof(place: Place, items: Collection[str], shards: Collection[str]) -
     """
     old = read_proof(place.proof) if place.proof.exists() else {"clips": {}, "tars": {}, "changed": [], "again": []}
     tars = {path.name: digest_file(path) for path in sorted(place.store.glob("*.tar"))}
-    gone = {name: digest for name, digest in old["tars"].items() if name not in tars}
+    waiting = {name: digest for name, digest in old["tars"].items() if tars.get(name, digest) == digest}
     values: dict[str, set[str]] = defaultdict(set)
     for name, digests in old["clips"].items():
         values[name].update(digests)
@@ -117,14 +117,14 @@ def write_proof(place: Place, items: Collection[str], shards: Collection[str]) -
         for item, digest in values_of(place, shard):
             if item in items:
                 values[item].add(digest)
-    changed = {f"{shard}.tar" for shard in shards if holds(place, shard, items)} | {name for name in old["changed"] if name in gone}
-    again = {f"{shard}.tar" for shard in shards} | {name for name in old["again"] if name in gone}
+    changed = {f"{shard}.tar" for shard in shards if holds(place, shard, items)} | {name for name in old["changed"] if name in waiting}
+    again = {f"{shard}.tar" for shard in shards} | {name for name in old["again"] if name in waiting}
     made = {
         "form": FORM,
         "dataset": place.dataset,
         "companion": place.companion,
         "clips": {item: sorted(values[item]) for item in sorted(values)},
-        "tars": dict(sorted((tars | gone).items())),
+        "tars": dict(sorted((waiting | tars).items())),
         "changed": sorted(changed),
         "again": sorted(again - changed),
     }
@@ -239,8 +239,8 @@ def check(results: Path, gone: Collection[str]) -> tuple[list[str], str]:
         wrong += found
         kept += same
     return wrong, (
-        f"{len(names)} withdrawn clips: none is named or heard in {looked} items of {len(features)} tables of features and {len(tars)} tars; "
-        f"{kept} tars that never held them are what they were"
+        f"withdrawn clips: {len(names)}; none is named or heard: {looked} items looked at in {len(features)} tables of features and "
+        f"{len(tars)} tars; tars that did not hold them and are what they were: {kept}"
     )
 
 

@@ -45,25 +45,23 @@ LATER_THAN_2019 = ("locale", "sentence_id")
 DURATION_FILES = ("clip_durations.tsv", "times.txt")
 DURATION_COLUMNS = ["clip", "duration[ms]"]
 
-RELEASED = set(
-    [
-        "client_id",
-        "path",
-        "sentence_id",
-        "sentence",
-        "sentence_domain",
-        "up_votes",
-        "down_votes",
-        "age",
-        "gender",
-        "accent",
-        "accents",
-        "variant",
-        "locale",
-        "segment",
-        "reason",
-    ]
-)
+RELEASED = {
+    "client_id",
+    "path",
+    "sentence_id",
+    "sentence",
+    "sentence_domain",
+    "up_votes",
+    "down_votes",
+    "age",
+    "gender",
+    "accent",
+    "accents",
+    "variant",
+    "locale",
+    "segment",
+    "reason",
+}
 """Columns of all releases: these names may be repeated in a message."""
 
 CLIP = re.compile(r"(?P<item>[^/\\.][^/\\]*)\.mp3")
@@ -131,7 +129,7 @@ def read_items(root: Path, config: VoicesConfig) -> tuple[pa.Table, dict[str, An
     seconds, duration_file = _durations(file.parent)
     folder = Path(config.table).with_name("clips").as_posix()
     found = listing.sizes_in(root / folder, set(clips["path"]))
-    if bare.any() and not any(named in found for named in clips["path"].filter(bare)):
+    if bare.any() and set(clips["path"].filter(bare)).isdisjoint(found[0]):
         raise SourceError(
             f"{file}: line {bare.arg_true()[0] + 2} and others name clips without the ending .mp3, and none of these is in {root / folder}; "
             "does the header stand over the right columns?"

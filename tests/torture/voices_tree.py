@@ -21,21 +21,7 @@ from pipeline.base.seeds import rng
 from shards import index_shards, pack_shard
 from tests.shards.making import frame, write_frames
 
-COLUMNS = [
-    "client_id",
-    "path",
-    "sentence_id",
-    "sentence",
-    "sentence_domain",
-    "up_votes",
-    "down_votes",
-    "age",
-    "gender",
-    "accents",
-    "variant",
-    "locale",
-    "segment",
-]
+COLUMNS = ["client_id", "path", "sentence_id", "sentence", "up_votes", "down_votes", "age", "gender", "accents", "locale", "segment"]
 PERSONS = {"a": [6, 12, 4, 9], "b": [7, 6], "c": [3, 8], "d": [5, 5], "e": [4]}
 """Frames of each tracklet; six make a run. 'e' needs one clip."""
 SHARDS = 4
@@ -61,19 +47,17 @@ def mark(column: str, row: int) -> str:
     return f"mark-{column}-{row}-{hashlib.sha256(f'{column} {row}'.encode()).hexdigest()[:20]}"
 
 
-def marked(source: Path, table: str, out: Path) -> tuple[list[str], list[str]]:
+def marked(source: Path, out: Path) -> tuple[list[str], list[str]]:
     """Copy a table of clips with a mark in every cell but those of `client_id` and `path`; returns client_ids and marks."""
-    lines = [line.split("\t") for line in source.joinpath(table).read_text().splitlines()]
-    place = {name: lines[0].index(name) for name in ("client_id", "path")}
-    marks = []
-    for number, cells in enumerate(lines[1:]):
-        for column, name in enumerate(lines[0]):
-            if name not in place:
-                cells[column] = mark(name, number)
-                marks.append(cells[column])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / table).write_text("".join("\t".join(cells) + "\n" for cells in lines))
-    return sorted({cells[place["client_id"]] for cells in lines[1:]}), marks
+    header, *rows = [line.split("\t") for line in source.read_text().splitlines()]
+    kept = {"client_id", "path"}
+    made = [
+        [cell if name in kept else mark(name, number) for name, cell in zip(header, row, strict=True)] for number, row in enumerate(rows)
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join("\t".join(row) + "\n" for row in [header, *made]))
+    marks = [cell for row in made for name, cell in zip(header, row, strict=True) if name not in kept]
+    return sorted({row[header.index("client_id")] for row in made}), marks
 
 
 def speak(root: Path) -> None:
@@ -124,7 +108,8 @@ def build(folder: Path) -> Path:
 
 def make(folder: Path, companions: tuple[str, ...] = tuple(COMPANIONS)) -> list[str]:
     """Make what is missing, each as its step does; returns what was made ('pack_shard made-audio 00001', ...)."""
-    return [job for companion in companions for job in _make(folder, companion)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        return [job for companion in companions for job in _make(folder, companion)]
 
 
 def _make(folder: Path, companion: str) -> Iterator[str]:
