@@ -44,7 +44,7 @@ AT_ONCE = 2
 SENTENCE = re.compile(r"^error: .*results/\S*: no space left to write it .*run the same command again", re.MULTILINE)
 NOTE = re.compile(r"^note: .*(are free here; make room|must not be written; get the right to).* run the same command again$", re.MULTILINE)
 OURS = re.compile(rf'File "{re.escape(str(ROOT))}/(pipeline|shards|model|train|evaluate)/')
-NOTICED = {"swallowing": "looks finished and is not", "untold": "a traceback", "littering": "left "}
+NOTICED = {"swallowing": "looks finished and is not", "untold": "no sentence", "littering": "left "}
 """What the check of a whole run must find where the steps have a broken `atomic`; `in_place` is mended by Snakemake, which deletes
 what a failed step has made, and is tried with the writers alone."""
 CHANGING = ("results/tensorboard/", "results/checkpoints/")
