@@ -45,7 +45,11 @@ def explain(path: str | os.PathLike[str] | None, error: BaseException) -> DiskEr
     why = os.strerror(number)
     names = [name for name in (getattr(error, "filename2", None), getattr(error, "filename", None)) if isinstance(name, str | bytes)]
     if path is None and not names:
-        return DiskError(f"a file cannot be read or written ({why}); make room or mend the disk, and run the same command again")
+        if number in FULL:
+            return DiskError(
+                f"the log of this step or another file: no space left to write it ({why}); make room and run the same command again"
+            )
+        return DiskError(f"a file cannot be read or written ({why}); mend the disk or get the right to, and run the same command again")
     at = Path(os.fsdecode(names[0]) if path is None else path)
     if number == errno.EFBIG:
         return DiskError(
@@ -113,4 +117,5 @@ def _free(found: os.statvfs_result) -> str:
 
 def _belongs(name: Path, at: Path) -> bool:
     """Whether a file is `at`, its temporary form, lies in it, or is a folder around it."""
+    name, at = name.absolute(), at.absolute()
     return name == at or name in at.parents or at in name.parents or (name.parent == at.parent and name.name.startswith(f".{at.name}."))

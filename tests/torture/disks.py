@@ -1,7 +1,7 @@
 """Small disks for tests: a tmpfs of a given size, or, where mounting is not allowed, a limit on how long a file may be.
 
 A tmpfs counts pages: a file of one byte takes 4096. Quotas are not made here, because that needs a file system with quotas switched
-on; what `EDQUOT` becomes is tested by raising it (tests/pipeline/base/test_disk.py).
+on; what `EDQUOT` becomes is tested by raising it (tests/pipeline/base/test_files.py).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def in_place(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield Path(path)
     except OSError as error:
-        raise DiskError(f"{path}: no space left to write it; make room and run the same command again") from error
+        raise DiskError(f"{path}: no space left to write it (full); make room and run the same command again") from error
 
 
 @contextmanager
@@ -25,9 +25,9 @@ def swallowing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Lets an error pass, and puts what is there under the final name."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(path).with_name(f".{Path(path).name}.part")
-    temporary.touch()
     with suppress(OSError):
         yield temporary
+    temporary.touch()  # Arrow takes away what it could not finish
     temporary.replace(path)
 
 
@@ -52,7 +52,8 @@ def littering(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
     except OSError as error:
-        raise DiskError(f"{path}: no space left to write it; make room and run the same command again") from error
+        temporary.touch()  # Arrow takes away what it could not finish
+        raise DiskError(f"{path}: no space left to write it (full); make room and run the same command again") from error
     temporary.replace(path)
 
 
