@@ -67,7 +67,7 @@ def shared_memory() -> set[str]:
 
 def figures(folder: Path, scale: float) -> Iterator[Figure]:
     """Three promises; `scale` 1 is 200 kills."""
-    count, few = max(10, round(200 * scale)), max(2, round(10 * scale))
+    count, few, pairs = max(10, round(200 * scale)), max(2, round(4 * scale)), max(2, round(8 * scale))
     segments = shared_memory()
     whole = prepare(folder)
     chosen = attacks(count)
@@ -100,7 +100,7 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
         + (f"; shared memory left: {shared}" if shared else ""),
     )
     together = all_of(
-        lambda number: twice(whole, folder / f"twice-{number}", float(rng(2, "torture", number).uniform(0, whole.seconds[False]))), few
+        lambda number: twice(whole, folder / f"twice-{number}", float(rng(2, "torture", number).uniform(0, whole.seconds[False]))), pairs
     )
     alive = all_of(lambda number: living(whole, folder / f"alive-{number}"), few)
     unheld = all_of(lambda number: living(whole, folder / f"unheld-{number}", "lets_go"), max(1, few // 2))
