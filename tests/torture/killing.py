@@ -80,6 +80,8 @@ class Outcome:
     """Temporary files, records of runs and living processes after the next run."""
     stale: bool = False
     """The kill left a lock of Snakemake's."""
+    orphans: int = 0
+    """Processes that outlived snakemake; they were stopped until the next run had begun."""
     waited: bool = False
     """The next run had to wait for an orphaned step."""
     late: int = 0
@@ -153,6 +155,7 @@ def attack(one: Attack, whole: Whole, place: Path, draw: np.random.Generator) ->
             time.sleep(share * whole.seconds[one.empty])
             hit = kill(killed, place, one.victim)
         if hit:
+            orphans = stop(killed.pid)
             break
         seen.late += 1
         share = float(draw.random())
@@ -163,7 +166,13 @@ def attack(one: Attack, whole: Whole, place: Path, draw: np.random.Generator) ->
     seen.wrong = sorted(name for name, digest in now.items() if finished(name) and whole.files.get(name) != digest)
     seen.stale = any((place / "run" / ".snakemake" / "locks").glob("*.lock"))
     again = start(place, whole.settings, TARGET, broken=one.broken)
+    if orphans:
+        seen.orphans = len(orphans)
+        go_on(orphans, again, place)
     seen.again = again.wait(HANG_SECONDS)
+    limit = time.monotonic() + HANG_SECONDS
+    while orphans and members(killed.pid) and time.monotonic() < limit:  # what is left of them counts in `sweep`
+        time.sleep(0.05)
     second = said(place)
     seen.said = second[-3000:]
     seen.waited = "waiting for it" in second
@@ -174,6 +183,27 @@ def attack(one: Attack, whole: Whole, place: Path, draw: np.random.Generator) ->
         seen.redone = sum(jobs(second).values()) - (planned - done)
     sweep(seen, place, (killed.pid, again.pid))
     return seen
+
+
+def stop(session: int) -> list[int]:
+    """Stop what outlived the kill of a run's head, so that it is in the way of the next run."""
+    left = members(session)
+    for process in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
+    return left
+
+
+def go_on(orphans: list[int], again: subprocess.Popen[bytes], place: Path) -> None:
+    """Let them go on once the next run waits for them, or has started work of its own (they had not registered)."""
+    limit = time.monotonic() + HANG_SECONDS
+    while again.poll() is None and time.monotonic() < limit:
+        if "waiting for it" in said(place) or re.search("^(local)?rule ", said(place), re.MULTILINE):
+            break
+        time.sleep(0.05)
+    for process in orphans:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
 
 
 def sweep(seen: Outcome, place: Path, sessions: tuple[int, ...]) -> None:

@@ -60,14 +60,19 @@ def killed(chosen: Sequence[Attack], whole: Whole, folder: Path) -> list[Outcome
     return all_of(one, len(chosen))
 
 
+def shared_memory() -> set[str]:
+    """Segments of Python and torch that are there, where they can be listed (Linux)."""
+    return {path.name for path in SHM.iterdir() if path.name.startswith(("sem.mp-", "psm_", "torch_"))} if SHM.is_dir() else set()
+
+
 def figures(folder: Path, scale: float) -> Iterator[Figure]:
     """Three promises; `scale` 1 is 200 kills."""
-    count, few = max(10, round(200 * scale)), max(2, round(10 * scale))
-    segments = set(SHM.iterdir()) if SHM.is_dir() else set()
+    count, few, pairs = max(10, round(200 * scale)), max(2, round(4 * scale)), max(2, round(8 * scale))
+    segments = shared_memory()
     whole = prepare(folder)
     chosen = attacks(count)
     seen = killed(chosen, whole, folder / "kills")
-    shared = sorted(path.name for path in SHM.iterdir() if path not in segments) if SHM.is_dir() else []
+    shared = sorted(shared_memory() - segments)
     copies, forgets = (killed(broken(name, few), whole, folder / name) for name in ("copies", "forgets"))
     aimed = sum(bool(one.kind) for one in chosen)
     victims = {name: sum(one.victim == name for one in chosen) for name in ("head", "step")}
@@ -80,8 +85,8 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
         len(copies),
         sum(bool(one.wrong) for one in copies),
         f"{aimed} aimed at a point where a file is opened, flushed or renamed; {victims['head']} times snakemake alone, {victims['step']} "
-        f"times a step alone, else the whole run; {sum(one.empty for one in chosen)} from an empty folder; the next run waited for a step "
-        f"that went on {sum(one.waited for one in seen)} times; {sum(one.late for one in seen)} runs ended before their instant and were "
+        f"times a step alone, else the whole run; {sum(one.empty for one in chosen)} from an empty folder; processes outlived snakemake "
+        f"{sum(one.orphans > 0 for one in seen)} times, and the next run waited for a step {sum(one.waited for one in seen)} times; {sum(one.late for one in seen)} runs ended before their instant and were "
         f"killed anew; a run takes {whole.seconds[False]:.0f} s",
     )
     yield Figure(
@@ -95,7 +100,7 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
         + (f"; shared memory left: {shared}" if shared else ""),
     )
     together = all_of(
-        lambda number: twice(whole, folder / f"twice-{number}", float(rng(2, "torture", number).uniform(0, whole.seconds[False]))), few
+        lambda number: twice(whole, folder / f"twice-{number}", float(rng(2, "torture", number).uniform(0, whole.seconds[False]))), pairs
     )
     alive = all_of(lambda number: living(whole, folder / f"alive-{number}"), few)
     unheld = all_of(lambda number: living(whole, folder / f"unheld-{number}", "lets_go"), max(1, few // 2))

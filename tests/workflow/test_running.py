@@ -46,6 +46,27 @@ def test_a_second_run_says_so_and_the_lock_of_a_killed_one_goes_by_itself(tmp_pa
     assert [path.name for path in (place / "run" / "results").iterdir()] == ["demo"]
 
 
+@pytest.mark.slow
+def test_runs_that_make_other_files_go_side_by_side_and_keep_their_locks(tmp_path, settings):
+    """The end of any run deletes the locks of all (Snakemake); the next run puts those of the living back."""
+    place = tmp_path / "place"
+    killing.begin(place, None)
+    assert killing.start(place, settings, TARGET).wait(300) == 0, killing.said(place)
+    state = place / "run" / ".snakemake"
+    first = killing.start(place, settings, "results/tracklets/demo.parquet")
+    limit = time.monotonic() + 300
+    while not list(state.glob("runs/*.step")) and time.monotonic() < limit:
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGSTOP)
+    other = snakemake(place / "run", "--configfile", str(settings), "--", "results/items/demo_voices.parquet", cores=1)
+    assert other.returncode == 0 and f"process {first.pid} on" in other.stdout, other.stdout[-3000:]
+    assert not list(state.glob("locks/*"))  # else this test shows nothing
+    same = snakemake(place / "run", "--configfile", str(settings), "--", "results/tracklets/demo.parquet", cores=1)
+    assert same.returncode and f"process {first.pid} on" in same.stdout and "cannot be locked" in same.stdout
+    os.killpg(first.pid, signal.SIGCONT)
+    assert first.wait(300) == 0
+
+
 @pytest.mark.parametrize("looking", [["--dry-run"], ["--list"], ["--summary"]])
 def test_commands_that_only_look_register_nothing(tmp_path, settings, looking):
     done = snakemake(tmp_path, "--configfile", str(settings), *looking, *(["--", TARGET] if looking != ["--list"] else []), cores=1)
