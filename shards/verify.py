@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     wrong = verify(args.index)
     for line in wrong:
-        print(line, file=sys.stderr)
+        print(cli.printable(line), file=sys.stderr)
     if wrong:
         raise ShardError(f"{args.index}: {len(wrong)} things are wrong with the store; delete the named shards and run pack_shard again")
     print(f"{args.index}: every sample is as listed")
