@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from tests.torture import code_rules, malicious_report, torture_code
 from tests.torture.malicious import Attack, spring
 
-STEP = 4
+STEP = 5
 """Every so many attacks of the corpus are run here; `make torture` runs all."""
 
 
