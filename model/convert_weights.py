@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     with atomic(args.out) as temporary:
         save_file(tensors, temporary)
     if beside:
-        print(f"left out: {', '.join(beside)}")
+        print(cli.printable(f"left out: {', '.join(beside)}"))
     print(f"{args.out}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values())} numbers")
     print(f"SHA-256 {digest_file(args.out)}")
 

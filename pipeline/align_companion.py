@@ -123,8 +123,8 @@ def id_speaker(runs: Mapping[str, list[Run]], prober: Prober, spent: Set[str]) -
             bad = sum(bool(probe.reason) for probe in prober.seen.values())
             for row in prober.rows():
                 if not row["usable"]:
-                    print(f"unusable clip: {row['path']}: {row['reason']}: {row['detail']}")
-            print(f"align_companion: unserved: {'; '.join(map(str, matching.unserved))}", flush=True)
+                    print(cli.printable(f"unusable clip: {row['path']}: {row['reason']}: {row['detail']}"))
+            print(cli.printable(f"align_companion: unserved: {'; '.join(map(str, matching.unserved))}"), flush=True)
             free = sum(count > 0 for count in counts.values())
             raise unserved_error(matching.unserved, len(needs), free, bad, config, len(spent))
         wanted = {owner: min(needs[who], counts[owner]) for who, owner in matching.owners.items()}

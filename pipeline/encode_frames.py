@@ -9,8 +9,10 @@ Source:  layout.md section 9; promise R4: a broken picture is never passed over 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -109,10 +111,12 @@ def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesC
 
 def _read(path: str) -> bytes:
     """A whole file, or as much of it as is too much for a frame; half the time of Python's own `open`, which asks for more than the bytes."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would keep us waiting; so it is an empty file
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe is empty, and not waited for
     try:
         data = os.read(file, _PIECE)
         if more := os.read(file, _PIECE):  # only an empty answer says that a file has ended
+            if not stat.S_ISREG(os.fstat(file).st_mode):  # a device never ends
+                raise OSError(errno.EINVAL, "no regular file")
             parts = [data, more]
             most = frames.BYTES // _PIECE + 1  # one more than `frames.encode` accepts, so that it sees the excess and memory stays bounded
             while len(parts) <= most and (more := os.read(file, _PIECE)):
@@ -211,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
         # The log names every broken frame, even where the error below spells out only some.
         listed = list({row["path"]: row for row in broken}.values())  # two tracklets may share a file
         for row in listed:
-            print(f"broken frame: {row['path']}: {row['reason']}: {row['detail']}")
+            print(cli.printable(f"broken frame: {row['path']}: {row['reason']}: {row['detail']}"))
         tables.write_rows(args.quarantine, listed, tables.QUARANTINE, note)
         judge(made, broken, missing, args.root, config, dataset, args.shard)
     places = {row["tracklet"]: row for row in here}

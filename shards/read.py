@@ -112,6 +112,8 @@ def check_tar(path: Path, size: int, samples: Sequence[tuple[int, str]]) -> None
         ShardError: names the tar.
     """
     again = "delete it and its twin and run pack_shard again"
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise ShardError(f"shard {path.name}: no regular file; {again}")
     try:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno()).st_size

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in args.index:
         wrong, size = looked_at(path, args.made_by)
         for line in wrong:
-            print(line, file=sys.stderr)
+            print(cli.printable(line), file=sys.stderr)
         if not wrong:
             print(f"{path}: every byte is as listed ({size / 1e9:.3f} GB)", flush=True)
         else:

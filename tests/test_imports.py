@@ -166,13 +166,6 @@ def test_a_torch_import_out_of_place_is_found(module, source, found):
     assert bool(torch_breaches(module, source)) == found
 
 
-def test_no_pickle_in_the_packages(repository):
-    for name, source in modules(repository):
-        used = {n.split(".")[0] for n in imports(ast.walk(ast.parse(source)))}
-        assert not used & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, name
-        assert "allow_pickle=True" not in source, name
-
-
 @pytest.mark.parametrize(("names", "blocked"), [(LIGHT, HEAVY), (TORCH_FREE, (*HEAVY, "torch"))])
 def test_light_modules_import_without_what_gpu_nodes_lack(repository, names, blocked):
     code = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nimport importlib\nfor name in {names!r}: importlib.import_module(name)"

@@ -167,7 +167,7 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
     except ChildFailedError as error:
         status, line = explain(error.failures)
         if line:
-            print(line, file=sys.stderr, flush=True)
+            print(cli.printable(line), file=sys.stderr, flush=True)
         return status
     except RendezvousError as error:
         raise TrainError(

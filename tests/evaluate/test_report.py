@@ -18,7 +18,7 @@ from evaluate.report_page.inputs import Run, read_inputs
 from evaluate.report_page.markup import Html, el, text
 from evaluate.report_page.media import Media
 from evaluate.report_page.page import words
-from evaluate.report_page.summary import headline_rows, kept_words, score_rows
+from evaluate.report_page.summary import headline_rows, kept_words, markdown_cell, score_rows, sheet_cell
 from pipeline.base import tables
 from pipeline.base.errors import ConfigError, UserError
 from tests.evaluate.pages import make, part, run
@@ -120,6 +120,18 @@ def test_hostile_names_are_text(tmp_path):
     page, markdown, _ = run(make(tmp_path / "b", identity=HOSTILE), config=json.dumps({"title": HOSTILE}))
     assert {tag for tag, _ in Tags(page).found} == clean
     assert html.escape(HOSTILE, quote=True) in page and "<script" not in page and "<script" not in markdown
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [("=1+1", "'=1+1"), ("@x", "'@x"), ("-x", "'-x"), ("+x", "'+x"), ("\t=1", "'\t=1"), ("a=1", "a=1"), ("", "")],
+)
+def test_a_cell_of_a_sheet_is_no_formula(value, cell):
+    assert sheet_cell(value) == cell
+
+
+def test_a_cell_of_markdown_is_no_link_nor_picture():
+    assert markdown_cell("![x](y) `z` a|b\\\n<p>") == "!\\[x\\](y) \\`z\\` a\\|b\\\\ &lt;p>"
 
 
 def test_media_only_where_allowed(tmp_path):

@@ -174,3 +174,15 @@ def test_a_tar_with_a_hole(index):
 def test_webdataset_is_imported_late(repository):
     code = "import sys, shards.stream; assert 'webdataset' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=repository, check=True)
+
+
+@pytest.mark.parametrize("pack", ["gzip -c", "xz -c", "bzip2 -c"])
+def test_a_compressed_tar_is_not_unfolded(index, pack):
+    with pytest.raises(ShardError, match=r"shard 00000\.tar: found the header of"):
+        stream(index, "00000.tar", urls=f"pipe:{pack} {index.parent}/{{shard}}", commands=True)
+
+
+def test_a_stream_that_goes_on_is_refused(index):
+    urls = f"pipe:cat {index.parent}/{{shard}} /dev/zero"
+    with pytest.raises(ShardError, match=r"shard 00000\.tar: goes on behind the 13312 bytes that its index implies"):
+        stream(index, "00000.tar", urls=urls, commands=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from pipeline.base.build import build, inherit, lay_over, merge, plain, schema
+from pipeline.base.config import ClipConfig
 from pipeline.base.errors import ConfigError
 
 
@@ -225,3 +226,13 @@ def test_schema():
     assert made["properties"]["many"] == {"type": "array", "items": {"type": "integer"}}
     assert made["properties"]["maybe"]["anyOf"][1] == {"type": "null"}
     assert made["properties"]["free"] == {"type": "object", "additionalProperties": {}}
+
+
+def test_a_value_that_nobody_could_print_is_cut():
+    """Ten lines of YAML with anchors are a list of 10^9 words."""
+    bomb: object = "word"
+    for _ in range(9):
+        bomb = [bomb] * 10
+    with pytest.raises(ConfigError, match=r"expected a mapping") as error:
+        build(ClipConfig, bomb, "clip")
+    assert len(str(error.value)) < 2000

@@ -62,3 +62,10 @@ def test_hints(name, known, hint):
 def test_media_errors_keep_reason_and_detail():
     error = MediaError("truncated", "found 2 s, expected 3 s")
     assert (error.reason, error.detail, str(error)) == ("truncated", "found 2 s, expected 3 s", "truncated: found 2 s, expected 3 s")
+
+
+def test_what_is_printed_does_not_command_a_terminal(capsys):
+    assert cli.printable("Käthe  ½ \x1b]0;x\x07\n\u202e") == "Käthe  ½ \\x1b]0;x\\x07\\n\\u202e"
+    with pytest.raises(SystemExit):
+        cli.run(fail(UserError("no \x1b[2J\nfile")))
+    assert capsys.readouterr().err == "error: no \\x1b[2J\\nfile\n"

@@ -7,13 +7,15 @@ import stat
 
 import pytest
 
-from pipeline.base.errors import DiskError, UserError
+from pipeline.base.errors import DiskError, SourceError, UserError
 from pipeline.base.files import (
     atomic,
     atomic_open,
+    below,
     digest_bytes,
     digest_code,
     digest_file,
+    parse_json,
     read_json,
     sorted_names,
     write_json,
@@ -111,3 +113,25 @@ def test_what_the_disk_refuses_is_one_sentence_and_leaves_nothing(tmp_path, numb
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(OSError, match="Interrupted"), atomic(tmp_path / "x"):
         raise OSError(errno.EINTR, os.strerror(errno.EINTR))
+
+
+@pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../../x", "a/..", "a\0b"])
+def test_a_path_of_a_table_stays_below_its_root(tmp_path, path):
+    with pytest.raises(SourceError, match="is no path below"):
+        below(tmp_path, path)
+    assert below(tmp_path, "a/..b/c..d") == tmp_path / "a/..b/c..d"
+
+
+def test_a_link_below_the_root_is_followed(tmp_path):
+    (tmp_path / "outside").write_text("there")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path / "outside")
+    assert below(tmp_path / "root", "link").read_text() == "there"
+
+
+def test_json_that_is_nested_without_end_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 100_000)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not JSON"):
+        read_json(tmp_path / "deep.json")
