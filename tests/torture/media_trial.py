@@ -24,7 +24,8 @@ from tests.torture.media_fuzz import Hostile
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG = 5.0
-"""Seconds that one file may take."""
+"""Seconds of computing that one file may take, with the decoder that it starts; by the clock it is given up after three times as long,
+because the machine may have other work."""
 CAP = 256.0
 """MB that one file may take, beyond what the process had before it; also of the decoder that it starts."""
 CLIP_REASONS = ("unreadable", "truncated", "short", "silent", "missing")
@@ -40,6 +41,7 @@ class Result:
     outcome: str
     """'used', 'refused', the reason of a quarantine, 'raised ...', 'hangs' or 'died ...'."""
     seconds: float
+    """Of computing; by the clock where it never ended."""
     megabytes: float = 0.0
     decoder: float = 0.0
     """MB of ffmpeg, where this file drove it higher than those before."""

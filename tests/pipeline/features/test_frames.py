@@ -281,7 +281,7 @@ def test_real_frames_are_taken_as_they_are(real_data):
 
 
 BOMBS = {
-    "pixels": (saved(Image.new("L", (1, 1)), "BMP")[:18] + struct.pack("<ii", 4096, 2049) + bytes(28), "too large: 4096 x 2049 pixels"),
+    "pixels": (saved(Image.new("RGB", (1, 1)), "BMP").replace(struct.pack("<ii", 1, 1), struct.pack("<ii", 4096, 2049)), "4096 x 2049 pixels"),
     "scans": (saved(picture(64, 64), progressive=True)[:-2] + b"\xff\xda\0\2" * 100 + b"\xff\xd9", "scans of 64 x 64 pixels, at most 100"),
     "segments": (b"\xff\xd8" + b"\xff\xfe\0\2" * 8193 + saved(picture())[2:], "more than 8192 segments and fill bytes"),
     "fill": (b"\xff\xd8" + b"\xff" * 9000 + saved(picture())[2:], "more than 8192 segments and fill bytes"),
