@@ -33,8 +33,8 @@ from pipeline.base.seeds import rng
 
 LONGEST = 120.0
 """Seconds of sound that are read at once; bounds memory whatever a header claims. Voice clips last some 5 s."""
-BYTES = 1 << 26
-"""A larger file is not read as one clip: a minute and a half of 24-bit stereo at 96 kHz has less, a voice clip 40 kB."""
+BYTES = 1 << 25
+"""A larger file is not read as one clip: two minutes of 16-bit stereo at 48 kHz have less, a voice clip 40 kB."""
 TAG_BYTES = 1 << 24
 """A larger ID3 tag is refused: libsndfile reads tags into memory. Pictures in tags end at 16 MB."""
 RATES = (1_000, 192_000)

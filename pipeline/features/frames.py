@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import struct
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -43,6 +44,7 @@ EXIF_BYTES = 1 << 16
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")
 """Formats Pillow may try (JPEG includes MPO): pictures only, nothing that starts another program."""
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # one file may have thousands of odd tags; what matters is raised
 Image.init()  # registers them all, once and before any thread asks; left to itself Pillow raises KeyError for some
 
 SUBSAMPLING = "4:2:0"
@@ -62,6 +64,7 @@ _RLE = (1, 2)
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """Next marker in entropy-coded data: not a stuffed zero, not a restart, not a fill byte."""
 _SOF0, _SOF2, _SOI, _EOI, _SOS, _APP1 = 0xC0, 0xC2, 0xD8, 0xD9, 0xDA, 0xE1
+_SCAN = b"\xff\xda"
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _NEEDED = {0xC4, 0xDB, _SOS}
 """Segments without which nothing can be decoded: Huffman tables, quantisation tables, a scan."""
@@ -123,7 +126,7 @@ def _walk(data: bytes, height: int, width: int) -> int | None:
         return None
     at, end = 2, len(data) - 2
     seen: set[int] = set()
-    coded = scans = 0
+    coded = 0
     for _ in range(PARTS):
         if at >= end:
             break
@@ -148,11 +151,10 @@ def _walk(data: bytes, height: int, width: int) -> int | None:
             found = _MARKER.search(data, after)
             if found is None or not seen & _FRAME_HEADERS:
                 return None
-            scans += 1
             coded, after = after, found.start()
         seen.add(marker)
         at = after
-    if at != end or not seen >= _NEEDED or scans > SCANS:
+    if at != end or not seen >= _NEEDED or data.count(_SCAN) > SCANS:
         return None
     return coded if marker == _SOS else 0
 
@@ -244,7 +246,7 @@ def _check_size(image: Image.Image, data: bytes) -> None:
         raise MediaError("too large", f"{image.width} x {image.height} pixels, at most {PIXELS} in all")
     if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
         # In coded data no such bytes occur; thumbnails and further pictures in the file are counted, too, which the bounds allow for.
-        scans, most = data.count(b"\xff\xda"), min(SCANS, max(WORK // max(pixels, 1), 1))
+        scans, most = data.count(_SCAN), min(SCANS, max(WORK // max(pixels, 1), 1))
         if scans > most:
             raise MediaError("too large", f"{scans} scans of {image.width} x {image.height} pixels, at most {most}")
 

@@ -22,6 +22,8 @@ from pipeline.base.errors import ShardError
 
 MOST_SEGMENTS = 1 << 13
 """Segments and fill bytes before a JPEG's size; a head as packed has some ten."""
+MOST_SCANS = 100
+"""Scans of one JPEG: each may be a walk through all pixels."""
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -46,8 +48,11 @@ def decode(jpegs: Sequence[bytes | memoryview], out: Tensor, where: str, indices
             raise ShardError(
                 f"{where}: frame {index} is {size[0]}x{size[1]} (height x width), expected {height}x{width}; pack the shards again"
             )
-        try:  # bytearray: torch wants memory it may write to
-            picture.copy_(decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), ImageReadMode.RGB))
+        data = bytearray(jpeg)  # torch wants memory it may write to
+        if (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+            raise _damaged(where, index, f"{scans} scans, at most {MOST_SCANS} are packed")
+        try:
+            picture.copy_(decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.RGB))
         except (RuntimeError, ValueError) as error:
             raise _damaged(where, index, str(error).partition("\n")[0]) from None
 

@@ -79,7 +79,7 @@ def test_drop_by_hand(folder):
         assert (row["order"], row["frames"]) == (order, len(FILES[row["tracklet"]]))
     meta = tables.read_meta(folder / "f.parquet")
     assert meta["dataset"] == "d" and meta["cameras"] == 1
-    assert meta["frames"] == {"height": 32, "width": 16, "quality": 95, "broken": "drop"} and meta["dropped"] == 2
+    assert meta["frames"] == {"height": 32, "width": 16, "quality": 95, "broken": "drop", "check": False} and meta["dropped"] == 2
 
 
 def test_stop_lists_all_of_the_shard(folder):

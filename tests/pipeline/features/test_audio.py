@@ -321,6 +321,38 @@ def test_ffmpeg_has_a_time_limit(tmp_path, monkeypatch):
         audio.decode(tmp_path / "a.bin")
 
 
+def test_ffmpeg_has_a_limit_of_computing_which_a_busy_machine_does_not_use_up(tmp_path, monkeypatch):
+    greedy = tmp_path / "ffmpeg"
+    greedy.write_text("#!/bin/sh\nkill -XCPU $$\n")  # what the kernel sends
+    greedy.chmod(greedy.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(audio, "ffmpeg_executable", lambda: str(greedy))
+    (tmp_path / "a.bin").write_bytes(b"no sound at all")
+    with pytest.raises(MediaError, match=r"ffmpeg: not done after 3 s of computing"):
+        audio.decode(tmp_path / "a.bin")
+
+
+def test_size_tag_and_channels_are_looked_at_before_anything_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, voice(1.0)[:, None].repeat(17, axis=1), 16000)
+    with pytest.raises(MediaError, match="17 channels; expected at most 16"):
+        audio.decode(path)
+    monkeypatch.setattr(audio, "_soundfile", None)
+    path.write_bytes(b"ID3\4\0\0\x08\0\0\x01" + bytes(100))
+    with pytest.raises(MediaError, match="ID3 tag claims 16777217 bytes, at most 16777216"):
+        audio.decode(path)
+    with open(path, "wb") as file:
+        file.truncate(audio.BYTES + 1)
+    with pytest.raises(MediaError, match="33554433 bytes, at most 33554432 are read as one clip"):
+        audio.decode(path)
+
+
+def test_a_long_file_is_read_where_a_part_is_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", voice(1.0), 16000)
+    with open(tmp_path / "a.wav", "r+b") as file:
+        file.truncate(audio.BYTES + 1000)
+    assert len(audio.decode(tmp_path / "a.wav", 0.5, 0.25)[0]) == 4000
+
+
 def test_a_playlist_cannot_lead_ffmpeg_elsewhere(tmp_path):
     soundfile.write(tmp_path / "secret.wav", voice(1.0), 16000)
     (tmp_path / "a.mp3").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'secret.wav'}\n")
@@ -374,11 +406,24 @@ def test_details_do_not_hold_the_folder(tmp_path):
     ],
 )
 def test_judge(seconds, level, claimed, reason):
-    assert audio.judge(seconds, level, claimed, CONFIG)[0] == reason
+    assert audio.judge(seconds, level, claimed, CONFIG, False)[0] == reason
+
+
+@pytest.mark.parametrize(("lost", "reason"), [(-0.03, ""), (0.0006, ""), (0.0119, ""), (0.0121, "truncated"), (0.024, "truncated")])
+def test_a_table_of_durations_is_believed_to_half_a_frame(lost, reason):
+    assert audio.judge(5.0 - lost, -20.0, 5.0, CONFIG, True)[0] == reason
+    assert audio.judge(5.0 - lost, -20.0, 5.0, CONFIG, False)[0] == ""
+    assert audio.judge(5.0 - lost, -20.0, 5.0, replace(CONFIG, table_tolerance=0.05), True)[0] == ""
+
+
+def test_only_a_whole_clip_is_held_against_the_table(tmp_path):
+    soundfile.write(tmp_path / "a.wav", voice(1.0), 16000)
+    assert audio.probe(tmp_path / "a.wav", None, 1.03, CONFIG).reason == "truncated"
+    assert audio.probe(tmp_path / "a.wav", 0.0, 1.03, CONFIG).reason == ""  # a part that somebody named, by a clock that is not exact
 
 
 def test_judge_never_lets_a_clip_through_that_log_mel_would_refuse():
-    assert audio.judge(0.01, -20.0, 0.01, AudioConfig(min_seconds=0.001))[0] == "short"
+    assert audio.judge(0.01, -20.0, 0.01, AudioConfig(min_seconds=0.001), False)[0] == "short"
 
 
 def test_level():

@@ -7,6 +7,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pipeline.base.seeds import rng
 from pipeline.features import frames
 
 CONFIG = FramesConfig(height=32, width=16)
+SCANS = frames.SCANS
 REASONS = {"empty", "unreadable", "truncated", "too large"}
 
 
@@ -276,3 +278,52 @@ def test_real_frames_are_taken_as_they_are(real_data):
     read = [path.read_bytes() for path in paths]
     assert len(read) == 339 and all(frames.encode(data, FramesConfig()) == (data, False) for data in read)
     assert all(frames._walk(data, 256, 128) == len(frames._accepted[256, 128]) for data in read)  # one head, so 338 were not walked through
+
+
+BOMBS = {
+    "pixels": (saved(Image.new("RGB", (1, 1)), "BMP").replace(struct.pack("<ii", 1, 1), struct.pack("<ii", 4096, 2049)), "4096 x 2049 pixels"),
+    "scans": (saved(picture(64, 64), progressive=True)[:-2] + b"\xff\xda\0\2" * 100 + b"\xff\xd9", "scans of 64 x 64 pixels, at most 100"),
+    "segments": (b"\xff\xd8" + b"\xff\xfe\0\2" * 8193 + saved(picture())[2:], "more than 8192 segments and fill bytes"),
+    "fill": (b"\xff\xd8" + b"\xff" * 9000 + saved(picture())[2:], "more than 8192 segments and fill bytes"),
+    "chunks": (saved(picture(), "PNG")[:33] + (bytes(4) + b"teXt" + bytes(4)) * 8193, "more than 8192 chunks"),
+    "EXIF": (b"\xff\xd8" + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 2 + saved(picture())[2:], "131070 bytes of EXIF, at most 65536"),
+    "strips": (b"II*\0" + struct.pack("<IHHHIIII", 8, 1, 273, 4, 65537, 8, 0, 0) + bytes(300_000), "tag 273 of the TIFF claims 65537 values"),
+    "tags": (b"II*\0" + struct.pack("<IH", 8, 2) + struct.pack("<HHII", 700, 7, 900, 8) * 2 + bytes(1000), "claim 1800 bytes, the file has 1034"),
+    "BigTIFF": (b"II+\0" + bytes(60), "a BigTIFF"),
+    "text": (b"P3\n2 2\n255\n" + b"1 " * 12, "no PPM of binary numbers"),
+    "a long head": (b"P6\n#" + b"x" * 5000 + b"\n1 1\n255\n123", "no PPM of binary numbers"),
+    "run lengths": (b"BM" + bytes(28) + b"\1\0\0\0" + bytes(40), "a BMP with run lengths"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_would_take_long_is_refused_before_it_is_decoded(name, monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", None)
+    data, said = BOMBS[name]
+    with pytest.raises(MediaError, match=said):
+        frames.encode(data, CONFIG)
+
+
+def test_a_file_larger_than_all_pixels_is_not_even_looked_at(monkeypatch):
+    monkeypatch.setattr(frames, "BYTES", 700)
+    assert not frames.is_stored_form(saved(picture()) * 3, 32, 16)
+    with pytest.raises(MediaError, match="too large: more than 700 bytes"):
+        frames.encode(bytes(701), CONFIG)
+
+
+def test_hundred_scans_are_taken_as_they_are_and_one_more_is_not():
+    data = saved(picture(), progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    for more in (SCANS - data.count(b"\xff\xda"), SCANS - data.count(b"\xff\xda") + 1):
+        made = data[:-2] + scan * more + data[-2:]
+        assert frames.is_stored_form(made, 32, 16) == (made.count(b"\xff\xda") <= SCANS)
+
+
+def test_with_check_a_frame_that_is_taken_as_it_is_is_decoded_before():
+    data = saved(picture())
+    at = data.index(b"\xff\xc4") + 5
+    damaged = data[:at] + b"\xff" + data[at + 1 :]  # a table of more codes than there can be; markers and lengths are right
+    assert frames.encode(damaged, CONFIG) == (damaged, False)
+    with pytest.raises(MediaError, match="unreadable"):
+        frames.encode(damaged, replace(CONFIG, check=True))
+    assert frames.encode(data, replace(CONFIG, check=True)) == (data, False)

@@ -93,6 +93,18 @@ def test_another_size_is_refused():
         decode([jpeg(8, 16)], 16, 8, "sample a", [5])
 
 
+def test_a_size_is_looked_at_before_a_decoder_asks_for_gigabytes(monkeypatch):
+    huge = jpeg()
+    at = huge.index(b"\xff\xc0") + 5
+    huge = huge[:at] + b"\x75\x30\x75\x30" + huge[at + 4 :]
+    many = jpeg()[:-2] + b"\xff\xda\0\2" * 101 + b"\xff\xd9"
+    monkeypatch.setattr("shards.prepare.frames.decode_jpeg", None)
+    with pytest.raises(ShardError, match=r"sample a: frame 5 is 30000x30000 \(height x width\), expected 16x8"):
+        decode([huge], 16, 8, "sample a", [5])
+    with pytest.raises(ShardError, match=r"sample a: frame 5 does not decode \(102 scans, at most 100 are packed\); .*frames\.check: true"):
+        decode([many], 16, 8, "sample a", [5])
+
+
 def test_nothing_to_do():
     frames = clip()
     out, erased = augment(frames, NOTHING, rng(0))
