@@ -247,6 +247,7 @@ def withdraw(args: argparse.Namespace) -> None:
     print(f"withdraw: clips on the list of {root}: {len(gone)}, of which {would}new: {len(gone) - len(listed)}")
     if not args.dry_run:
         if gone != listed:
+            withdrawal.renew(results)
             withdrawn.write_list(root, gone)
         for page in shown:
             page.unlink()

@@ -131,6 +131,22 @@ def write_proof(place: Place, items: Collection[str], shards: Collection[str]) -
     write_json(place.proof, made)
 
 
+def renew(results: Path) -> None:
+    """Let proofs of earlier withdrawals begin from what is there now, but for tars that they wait for; names and digests stay.
+
+    Stores may have been made again since, with other settings.
+    """
+    for path in sorted((results / "withdrawn").glob("*.json")):
+        proof = read_proof(path)
+        store = results / "shards" / f"{proof['dataset']}-{proof['companion']}"
+        tars = {tar.name: digest_file(tar) for tar in sorted(store.glob("*.tar"))}
+        old = proof["tars"]
+        waiting = {name for name in (*proof["changed"], *proof["again"]) if name in old and tars.get(name, old[name]) == old[name]}
+        kept = {name: old[name] for name in waiting}
+        left = {which: [name for name in proof[which] if name in waiting] for which in ("changed", "again")}
+        write_json(path, {**proof, **left, "tars": dict(sorted((tars | kept).items()))})
+
+
 def read_proof(path: Path) -> dict[str, Any]:
     """A proof.
 
@@ -258,7 +274,9 @@ def compare(results: Path, proof: dict[str, Any]) -> tuple[list[str], int]:
         elif name in proof["changed"] and now == before:
             wrong.append(f"{path}: held a withdrawn clip and is what it was")
         elif name not in (*proof["changed"], *proof["again"]) and now != before:
-            wrong.append(f"{path}: never held a withdrawn clip and is not what it was (other settings since?)")
+            wrong.append(
+                f"{path}: never held a withdrawn clip and is not what it was (settings changed since? the next withdrawal begins anew)"
+            )
         else:
             same += now == before
     return wrong, same

@@ -197,6 +197,20 @@ def test_a_second_withdrawal_before_the_shards_are_made_again_keeps_the_first_pr
     assert taken_out.check(tree)[0] == 0
 
 
+def test_a_later_withdrawal_begins_from_stores_that_were_made_again_with_other_settings(tree):
+    """`clip_0_2` is heard in both stores, `clip_5_0` in one: the other's tars have changed for a reason of their own."""
+    for clip in ("clip_0_2", "clip_5_0"):
+        assert said(withdraw.main, *taken_out.command(tree, clip))[0] == 0
+        voices_tree.make(tree, STORES)
+        assert taken_out.check(tree)[0] == 0
+        for path in [*tree.glob("results/features/made/audio/*"), *tree.glob("results/shards/made-audio/*")]:
+            path.unlink()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(voices_tree.COMPANIONS, "audio", {"audio": {"bands": 40}} if clip == "clip_0_2" else {})
+            voices_tree.make(tree, STORES)
+        assert "settings changed since?" in taken_out.check(tree)[1]
+
+
 def test_what_was_forgotten_is_found(tmp_path):
     right, tried, found = taken_out.forgetful(tmp_path)
     assert right and tried == found == 7
