@@ -97,9 +97,9 @@ class AudioConfig:
     """Shorter clips are quarantined."""
     silence_dbfs: float = -60.0
     """Clips whose root mean square is below this level are quarantined as silent."""
-    table_tolerance: float = 0.012
-    """Seconds by which a clip may be shorter than the table of durations says; more is truncated. Half an MPEG frame at 48 kHz:
-    a cut takes whole frames, decoders differ by some 10 ms, and the table of a release equals the decoded length to the ms."""
+    table_tolerance: float = 0.035
+    """Seconds by which a clip may be shorter than the table of durations says; more is truncated. Less than an MPEG frame at 32 kHz
+    (36 ms), because a cut takes whole frames; more than the encoder's delay (1,105 samples), which some decoders count as sound."""
 
     def __post_init__(self) -> None:
         _require(0 < self.hop <= self.window, f"hop={self.hop}: must be in 1..window={self.window}, else samples are skipped")

@@ -263,7 +263,7 @@ def judge(seconds: float, level: float, claimed: float, config: AudioConfig, lis
     """('', '') for a usable clip, else reason and detail: 'truncated', then 'short', then 'silent'.
 
     libsndfile returns what it has of a clip that was cut, without an error: whole MPEG frames of 24 or 36 ms. Where a table of
-    durations lists the clip, half a frame may be missing (`table_tolerance`). Where only the file's own header, or whoever named
+    durations lists the clip, less than the longer of these may be missing (`table_tolerance`). Where only the file's own header, or whoever named
     a part of the file, says how long it is, a clip counts as truncated where more than 5 % or 0.1 s of that is missing (40 ms are
     granted to every clip: MP3 headers of sound clips claim up to 966 samples, 30 ms, too much).
 

@@ -350,14 +350,14 @@ def cuts(made: int, each: int, folder: Path) -> Iterator[Figure]:
     for name, data, claim in [*listed, *generated]:
         path.write_bytes(data)
         called += [name] * (audio.probe(path, None, claim, config).reason == "truncated")
-        longer += audio.probe(path, None, claim + 0.024, config).reason == "truncated"
+        longer += audio.probe(path, None, claim + 0.048, config).reason == "truncated"
     called += [name for name, file, claim in others if audio.probe(file, None, claim, config).reason == "truncated"]
     total = len(listed) + len(generated)
     yield Figure(
         "No whole clip is called cut",
         total + len(others),
         total + len(others) - len(called),
-        "a table that lists one MPEG frame more",
+        "a table that lists 48 ms more",
         total,
         longer,
         _told(
