@@ -261,7 +261,8 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
     yield figure("Each ends in one sentence, or in the harmless result that its entry in the corpus names", outcomes, bool, others, folder)
     pages = sprung(list(malicious_report.attacks()), folder)
     promise = "Names in a report stay text: same elements, attributes and addresses as with harmless names, no formula, no link"
-    yield figure(promise, pages, bool, list(UNESCAPED), folder, browser(folder))
+    loaded, seen = browser(folder)
+    yield figure(promise, pages | loaded, bool, list(UNESCAPED), folder, seen)
     steps = sprung(named(*STEPS), folder, processes=True)
     yield figure(
         "The same with each step as a process",
@@ -342,14 +343,36 @@ def shell(folder: Path, scale: float = 1.0) -> Figure:
     return Figure(promise, len(outcomes), len(outcomes) - len(bad), ", ".join(tried), len(tried), sum(tried.values()), "; ".join(bad)[:600])
 
 
-def browser(folder: Path) -> str:
-    """A page with hostile names, loaded by a browser where there is one: no script may change it."""
+HIT = "document.documentElement.dataset.hit=1"
+
+
+def browser(folder: Path) -> tuple[dict[str, str], str]:
+    """A page with hostile names, loaded by a browser where there is one that shows what a script does: none may run.
+
+    Returns:
+        Outcomes by name (none without such a browser), and what is said of it.
+    """
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
-        return "no browser here: pages were parsed, not loaded"
-    word = "<script>document.documentElement.dataset.hit=1</script><img src=x onerror=document.documentElement.dataset.hit=1>"
+        return {}, "no browser here: pages were parsed, not loaded"
+    word = f"<script>{HIT}</script><img src=x onerror={HIT}>"
     page = malicious_report.inputs(folder / "browser", word).parent / "r.html"
     malicious_report.printed(page.parent / "inputs.json", word)
-    options = ["--headless", "--disable-gpu", "--no-sandbox", "--dump-dom", page.as_uri()]
-    dom = subprocess.run([program, *options], capture_output=True, text=True, timeout=60, check=False).stdout
-    return "BROKEN: a script ran in the browser" if "data-hit" in dom[:2000] else f"loaded by {Path(program).name}: no script ran"
+    control = folder / "browser" / "control.html"
+    control.write_text(f"<!doctype html><title>x</title>{word}")
+    if "data-hit" not in loaded(program, control):
+        return {}, f"{Path(program).name} does not show what a script does here: pages were parsed, not loaded"
+    shown = loaded(program, page)
+    outcome = "HARM: a script ran" if "data-hit" in shown else "" if "</html>" in shown else "the browser showed nothing"
+    return {"a page in a browser": outcome}, f"also loaded by {Path(program).name}"
+
+
+def loaded(program: str, page: Path) -> str:
+    """A page after its scripts have run; '' where the browser gives none."""
+    profile = f"--user-data-dir={page.with_suffix('.profile')}"
+    quiet_ones = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    options = ["--headless", "--disable-gpu", "--no-sandbox", *quiet_ones, profile, "--dump-dom", page.as_uri()]
+    try:
+        return subprocess.run([program, *options], capture_output=True, text=True, timeout=120, check=False).stdout
+    except subprocess.TimeoutExpired:
+        return ""
