@@ -16,6 +16,7 @@ import argparse
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.base import cli, tables, withdrawn
+from pipeline.base import cli, locks, running, tables, withdrawn
 from pipeline.base.errors import SourceError, UserError
 from pipeline.base.files import atomic, read_json
 from shards import withdrawal
@@ -89,18 +90,26 @@ def check_root(root: Path, named: Named) -> None:
             )
 
 
-def check_idle(results: Path) -> None:
-    """Refuse to work where Snakemake does.
+@contextmanager
+def idle(results: Path) -> Iterator[None]:
+    """No run is at work while the block lasts; one that starts waits until its end.
 
     Raises:
-        UserError: the tree is locked.
+        UserError: a run is at work here.
     """
-    locks = results.absolute().parent / ".snakemake" / "locks"
-    if locks.is_dir() and any(locks.iterdir()):
-        raise UserError(
-            f"{locks.parent.parent}: a run is at work here, or one was killed; wait for it, or if there is none type `snakemake --unlock` "
-            "first; nothing was changed"
-        )
+    folder = results.absolute().parent / ".snakemake"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(running.alone(folder, print))
+        except locks.NoLocksError as error:
+            left = sorted((folder / "locks").glob("*.lock"))  # Snakemake's own: all there is to go by
+            if left:
+                raise UserError(
+                    f"{left[0]}: a run is at work here, or one was killed, which cannot be told on a file system without locks ({error}); "
+                    "wait for it, or if there is none run snakemake --unlock, then the same command again; nothing was changed"
+                ) from None
+            print(f"{folder.parent}: this file system has no locks ({error}): start no snakemake here before this command ends")
+        yield
 
 
 def verdicts(places: Sequence[Place], items: Collection[str]) -> dict[str, bool]:
@@ -223,13 +232,12 @@ def told(one: Work, dry: bool) -> str:
 
 
 def withdraw(args: argparse.Namespace) -> None:
-    """The command without --check."""
+    """The command without --check; :func:`idle` holds while it works."""
     results, root = Path(args.results), Path(args.root)
     listed = withdrawn.read_list(root)
     names = [*args.clips, *(withdrawn.parse(args.names.read_text(), str(args.names)) if args.names else [])]
     if not names and not listed:
         raise UserError(f"no clip is named, and {root / withdrawn.LIST} names none; say which clips are to be taken out")
-    check_idle(results)
     named = find(results, names, args.collection) if names else Named(args.collection, {})
     check_root(root, named)
     every = withdrawal.places(results)
@@ -294,7 +302,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.root is None:
         raise UserError("--root: say where the voices lie (roots.<voices> of the settings)")
-    withdraw(args)
+    with nullcontext() if args.dry_run else idle(args.results):
+        withdraw(args)
 
 
 if __name__ == "__main__":
