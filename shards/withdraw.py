@@ -13,6 +13,7 @@ these clips any more; ALIGNMENT comes last, because what is left to do follows f
 from __future__ import annotations
 
 import argparse
+import html
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,8 +33,8 @@ from shards.withdrawal import Place
 
 NO_TABLE = ("schema", "version")
 """What `tables.write` puts into the meta itself."""
-PLAYED = r'<audio\b[^>]*aria-label="clip \w+: {item}"'
-"""A page that holds the recording itself (evaluate/report_page/pictures.py)."""
+PLAYED = re.compile(r'<audio\b[^>]*aria-label="clip \w+: ([^"]*)"')
+"""A recording that a page holds, with the clip's name as HTML writes it (evaluate/report_page/pictures.py, markup.py)."""
 
 
 # --- what is meant ---------------------------------------------------------------------------------------------------
@@ -122,6 +123,19 @@ def verdicts(places: Sequence[Place], items: Collection[str]) -> dict[str, bool]
     return {item: heard.get(item, True) for item in items}
 
 
+def asked(path: Path) -> list[str]:
+    """Names of clips in a file (--from).
+
+    Raises:
+        SourceError: it cannot be read, or a line is no name.
+    """
+    try:
+        return list(withdrawn.parse(path.read_text(encoding="utf-8"), str(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SourceError(f"--from {path}: cannot be read ({why}); expected the names of clips, one on each line") from None
+
+
 # --- what is to be done ----------------------------------------------------------------------------------------------
 
 
@@ -165,9 +179,8 @@ def work(place: Place, gone: Collection[str]) -> Work | None:
 
 def pages(results: Path, items: Collection[str]) -> list[Path]:
     """Reports that hold the recording of one of these clips."""
-    played = [re.compile(PLAYED.format(item=re.escape(item))) for item in sorted(items)]
     found = sorted([*results.glob("report.html"), *results.glob("ablations/*/report.html")])
-    return [page for page in found if any(one.search(page.read_text(encoding="utf-8")) for one in played)]
+    return [page for page in found if any(html.unescape(name) in items for name in PLAYED.findall(page.read_text(encoding="utf-8")))]
 
 
 def trained(results: Path, works: Sequence[Work]) -> list[Path]:
@@ -196,7 +209,7 @@ def carry_out(one: Work) -> None:
     for path in list(one.files()):
         path.unlink()
     if one.tables is None:
-        for path in (place.probes_path, place.path):
+        for path in (place.path, place.probes_path):  # ALIGNMENT first: with it the place is gone, and its rule makes both again
             path.unlink(missing_ok=True)
         return
     rows, probes, meta = one.tables
@@ -235,7 +248,7 @@ def withdraw(args: argparse.Namespace) -> None:
     """The command without --check; :func:`idle` holds while it works."""
     results, root = Path(args.results), Path(args.root)
     listed = withdrawn.read_list(root)
-    names = [*args.clips, *(withdrawn.parse(args.names.read_text(), str(args.names)) if args.names else [])]
+    names = [*args.clips, *(asked(args.names) if args.names else [])]
     if not names and not listed:
         raise UserError(f"no clip is named, and {root / withdrawn.LIST} names none; say which clips are to be taken out")
     named = find(results, names, args.collection) if names else Named(args.collection, {})
