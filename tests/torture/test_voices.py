@@ -81,16 +81,6 @@ def test_real_tables_leave_nothing_of_their_speakers(real_data, tmp_path):
     assert found == []
 
 
-@pytest.mark.slow
-def test_a_whole_run_holds_no_name(tiny_run):
-    """The names are those of the generated table; the full form marks its other cells, too."""
-    lines = (tiny_run[0] / "results/demo/common_voice/en/train.tsv").read_text().splitlines()
-    clients = {line.split("\t")[0] for line in lines[1:]}
-    found = torture_voices.grep(tiny_run[0], Needles(clients))
-    assert found.files > 300 and found.secrets >= 10
-    assert found.found == []
-
-
 # --- the rule --------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +179,26 @@ def test_a_speaker_without_another_clip_is_replaced_as_a_whole(tree):
     done = voices_tree.make(tree, STORES)
     assert "align_companion made-audio" in done and "align_companion made-audio_random" not in done
     assert only not in names_of(tree) and taken_out.check(tree)[0] == 0
+
+
+def test_recorded_sound_that_is_taken_out_leaves_silence_or_the_next(tmp_path, monkeypatch):
+    """Policy 'recorded': tracklet a0 has two pieces of sound, b0 one; c0 and the others have none."""
+    tree, pieces = voices_tree.build(tmp_path), {"clip_0_1": ("a0", 0, 2), "clip_0_2": ("a0", 3, 5), "clip_0_3": ("b0", 0, 6)}
+    path = tree / "results/items/voices.parquet"
+    meta = {key: value for key, value in tables.read_meta(path).items() if key not in withdraw.NO_TABLE}
+    rows = [row for row in tables.read(path, tables.ITEMS).to_pylist() if row["item"] in pieces]
+    own = [{**row, **dict(zip(("owner", "first", "last"), pieces[row["item"]], strict=True)), "owner_order": 0} for row in rows]
+    tables.write_rows(path, own, tables.ITEMS, meta)
+    monkeypatch.setitem(voices_tree.COMPANIONS, "audio", {"alignment": {"policy": "recorded"}})
+    voices_tree.make(tree, ("audio",))
+    assert {*names_of(tree)} == {*pieces}
+    wanted = taken_out.pieces(tree / "results", ["clip_0_2", "clip_0_3"], tree / "voices")
+    status, text = said(withdraw.main, *taken_out.command(tree, "clip_0_2", "clip_0_3"))
+    assert status == 0 and "1 of the runs hear another clip, 1 nothing" in text, text
+    done = voices_tree.make(tree, ("audio",))
+    assert "align_companion made-audio" not in done and {*names_of(tree)} == {"clip_0_1"}
+    assert tables.read_meta(tree / "results/alignment/made-audio.parquet")["withdrawn"] == {"replaced": [["a0", 3]], "silent": [["b0", 0]]}
+    assert taken_out.check(tree)[0] == 0 and taken_out.left(tree / "results", wanted) == []
 
 
 def test_a_second_withdrawal_before_the_shards_are_made_again_keeps_the_first_proof(tree):
