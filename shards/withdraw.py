@@ -7,7 +7,7 @@ Out:     the list withdrawn.txt in the folder of the voices; ALIGNMENT and PROBE
 Source:  promise R13, promises.md section 7 (take-down); who hears what instead: pipeline/base/withdrawn.py.
 
 Interrupted anywhere and started again (without a clip: whatever is on the list), it finishes. The list comes first, so nothing decodes
-these clips any more; ALIGNMENT comes last, because what is left to do follows from it.
+these clips any more; ALIGNMENT comes after what is made of it, because what is left to do follows from it. No run may be at work meanwhile.
 """
 
 from __future__ import annotations
