@@ -10,7 +10,6 @@ import shutil
 import signal
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -260,7 +259,9 @@ def check(folder: Path) -> tuple[int, str]:
     return said(withdraw.main, "--check", *command(folder))
 
 
-def interrupted(folder: Path, end: Callable[[int, list[str]], bool], every: int = 1, clips: Sequence[str] = CLIPS) -> tuple[int, list[int]]:
+def interrupted(
+    folder: Path, end: Callable[[int, list[str]], bool], every: int = 1, clips: Sequence[str] = CLIPS, most: int = 1000
+) -> tuple[int, list[int]]:
     """End a withdrawal at each of its file operations, start it again, make what is missing.
 
     Where the number of the operation is odd, what is missing is also made before (or refused), as by somebody who did not notice.
@@ -270,6 +271,7 @@ def interrupted(folder: Path, end: Callable[[int, list[str]], bool], every: int 
         end: :func:`stop` or :func:`kill`.
         every: only operations of which the number divides by this.
         clips: to take out.
+        most: end after so many that were other.
 
     Returns:
         Operations, and those after which something was other than without an end.
@@ -299,13 +301,10 @@ def interrupted(folder: Path, end: Callable[[int, list[str]], bool], every: int 
             shutil.rmtree(tree)
 
     points, bad, at = 0, [], 0
-    with ThreadPoolExecutor(1) as pool:  # output is caught for the whole process
-        for at in range(0, 1000, every):
-            fine = pool.submit(one, at).result()
-            if fine is None:
-                break
-            points += 1
-            bad += [] if fine else [at]
+    while len(bad) < most and (fine := one(at)) is not None:
+        points += 1
+        bad += [] if fine else [at]
+        at += every
     return points, bad
 
 

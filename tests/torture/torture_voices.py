@@ -397,7 +397,7 @@ def endings(folder: Path, scale: float) -> Figure:
     caught = 0
     for number, (broken, step, clips) in enumerate(controls.values()):
         with broken:
-            caught += bool(taken_out.interrupted(folder / f"control{number}", taken_out.stop, step, clips)[1])
+            caught += bool(taken_out.interrupted(folder / f"control{number}", taken_out.stop, step, clips, most=1)[1])
     return Figure(
         "a withdrawal killed (SIGKILL) at any of its file operations is finished by starting it again, with the bytes of one that was not",
         points,
