@@ -7,15 +7,17 @@ Out:     the list withdrawn.txt in the folder of the voices; ALIGNMENT and PROBE
 Source:  promise R13, promises.md section 7 (take-down); who hears what instead: pipeline/base/withdrawn.py.
 
 Interrupted anywhere and started again (without a clip: whatever is on the list), it finishes. The list comes first, so nothing decodes
-these clips any more; ALIGNMENT comes last, because what is left to do follows from it.
+these clips any more; ALIGNMENT comes after what is made of it, because what is left to do follows from it. No run may be at work meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.base import cli, tables, withdrawn
+from pipeline.base import cli, locks, running, tables, withdrawn
 from pipeline.base.errors import SourceError, UserError
 from pipeline.base.files import atomic, read_json
 from shards import withdrawal
@@ -31,8 +33,8 @@ from shards.withdrawal import Place
 
 NO_TABLE = ("schema", "version")
 """What `tables.write` puts into the meta itself."""
-PLAYED = r'<audio\b[^>]*aria-label="clip \w+: {item}"'
-"""A page that holds the recording itself (evaluate/report_page/pictures.py)."""
+PLAYED = re.compile(r'<audio\b[^>]*aria-label="clip \w+: ([^"]*)"')
+"""A recording that a page holds, with the clip's name as HTML writes it (evaluate/report_page/pictures.py, markup.py)."""
 
 
 # --- what is meant ---------------------------------------------------------------------------------------------------
@@ -89,18 +91,26 @@ def check_root(root: Path, named: Named) -> None:
             )
 
 
-def check_idle(results: Path) -> None:
-    """Refuse to work where Snakemake does.
+@contextmanager
+def idle(results: Path) -> Iterator[None]:
+    """No run is at work while the block lasts; one that starts waits until its end.
 
     Raises:
-        UserError: the tree is locked.
+        UserError: a run is at work here.
     """
-    locks = results.absolute().parent / ".snakemake" / "locks"
-    if locks.is_dir() and any(locks.iterdir()):
-        raise UserError(
-            f"{locks.parent.parent}: a run is at work here, or one was killed; wait for it, or if there is none type `snakemake --unlock` "
-            "first; nothing was changed"
-        )
+    folder = results.absolute().parent / ".snakemake"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(running.alone(folder, print))
+        except locks.NoLocksError as error:
+            left = sorted((folder / "locks").glob("*.lock"))  # Snakemake's own: all there is to go by
+            if left:
+                raise UserError(
+                    f"{left[0]}: a run is at work here, or one was killed, which cannot be told on a file system without locks ({error}); "
+                    "wait for it, or if there is none run snakemake --unlock, then the same command again; nothing was changed"
+                ) from None
+            print(f"{folder.parent}: this file system has no locks ({error}): start no snakemake here before this command ends")
+        yield
 
 
 def verdicts(places: Sequence[Place], items: Collection[str]) -> dict[str, bool]:
@@ -111,6 +121,19 @@ def verdicts(places: Sequence[Place], items: Collection[str]) -> dict[str, bool]
             if row["item"] in items and row["reason"] != withdrawn.REASON:
                 heard[row["item"]] = heard.get(row["item"], False) or row["usable"]
     return {item: heard.get(item, True) for item in items}
+
+
+def asked(path: Path) -> list[str]:
+    """Names of clips in a file (--from).
+
+    Raises:
+        SourceError: it cannot be read, or a line is no name.
+    """
+    try:
+        return list(withdrawn.parse(path.read_text(encoding="utf-8"), str(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SourceError(f"--from {path}: cannot be read ({why}); expected the names of clips, one on each line") from None
 
 
 # --- what is to be done ----------------------------------------------------------------------------------------------
@@ -156,9 +179,8 @@ def work(place: Place, gone: Collection[str]) -> Work | None:
 
 def pages(results: Path, items: Collection[str]) -> list[Path]:
     """Reports that hold the recording of one of these clips."""
-    played = [re.compile(PLAYED.format(item=re.escape(item))) for item in sorted(items)]
     found = sorted([*results.glob("report.html"), *results.glob("ablations/*/report.html")])
-    return [page for page in found if any(one.search(page.read_text(encoding="utf-8")) for one in played)]
+    return [page for page in found if any(html.unescape(name) in items for name in PLAYED.findall(page.read_text(encoding="utf-8")))]
 
 
 def trained(results: Path, works: Sequence[Work]) -> list[Path]:
@@ -187,7 +209,7 @@ def carry_out(one: Work) -> None:
     for path in list(one.files()):
         path.unlink()
     if one.tables is None:
-        for path in (place.probes_path, place.path):
+        for path in (place.path, place.probes_path):  # ALIGNMENT first: with it the place is gone, and its rule makes both again
             path.unlink(missing_ok=True)
         return
     rows, probes, meta = one.tables
@@ -223,13 +245,12 @@ def told(one: Work, dry: bool) -> str:
 
 
 def withdraw(args: argparse.Namespace) -> None:
-    """The command without --check."""
+    """The command without --check; :func:`idle` holds while it works."""
     results, root = Path(args.results), Path(args.root)
     listed = withdrawn.read_list(root)
-    names = [*args.clips, *(withdrawn.parse(args.names.read_text(), str(args.names)) if args.names else [])]
+    names = [*args.clips, *(asked(args.names) if args.names else [])]
     if not names and not listed:
         raise UserError(f"no clip is named, and {root / withdrawn.LIST} names none; say which clips are to be taken out")
-    check_idle(results)
     named = find(results, names, args.collection) if names else Named(args.collection, {})
     check_root(root, named)
     every = withdrawal.places(results)
@@ -294,7 +315,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.root is None:
         raise UserError("--root: say where the voices lie (roots.<voices> of the settings)")
-    withdraw(args)
+    with nullcontext() if args.dry_run else idle(args.results):
+        withdraw(args)
 
 
 if __name__ == "__main__":

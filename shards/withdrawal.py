@@ -255,8 +255,9 @@ def check(results: Path, gone: Collection[str]) -> tuple[list[str], str]:
         wrong += found
         kept += same
     return wrong, (
-        f"withdrawn clips: {len(names)}; none is named or heard: {looked} items looked at in {len(features)} tables of features and "
-        f"{len(tars)} tars; tars that did not hold them and are what they were: {kept}"
+        f"withdrawn clips: {len(names)}; no alignment, feature or shard names them, no log-mel of them is left: {looked} items looked at in "
+        f"{len(features)} tables of features and {len(tars)} tars; tars that did not hold them and are what they were: {kept}; their names "
+        "stay in the tables of items and probes, the reports' list of what was left out, the proofs and the list itself"
     )
 
 

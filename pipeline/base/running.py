@@ -425,3 +425,38 @@ def _forget(record: Path) -> None:
     """Delete all that a run has left in the folder of records, itself last."""
     for path in (*record.parent.glob(f"{record.stem}-*{STEP}"), *(record.with_suffix(f".{kind}") for kind in KINDS), record):
         path.unlink(missing_ok=True)
+
+
+# --- no run -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def alone(folder: Path, say: Say) -> Iterator[None]:
+    """Nobody is at work while the block lasts: a run that starts waits until its end. What dead runs have left is no hindrance.
+
+    Args:
+        folder: Snakemake's own, `.snakemake`.
+        say: gets a sentence where another process is just starting, or alone itself.
+
+    Raises:
+        UserError: a run, or a step of one that was killed, is at work here, or may be, on another machine.
+        NoLocksError: the file system has no locks.
+    """
+    runs = folder / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    gate = _gate(runs, say)
+    try:
+        found = look(runs)
+        for living in (*found.alive.values(), *(step for path in found.dead for step in steps(path))):
+            raise UserError(
+                f"{folder.parent}: {living} is at work here; wait for it, or end it (kill {living.process}), then type the same command "
+                "again; nothing was changed"
+            )
+        for other in found.elsewhere.values():
+            raise UserError(
+                f"{folder.parent}: {other}, may still be at work here: its lock cannot be seen from {socket.gethostname()}; once you are "
+                "sure that it is gone, run snakemake --unlock, then the same command again; nothing was changed"
+            )
+        yield
+    finally:
+        os.close(gate)

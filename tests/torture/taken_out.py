@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,7 @@ from pipeline.base.config import CompanionConfig
 from pipeline.base.errors import UserError
 from pipeline.features import audio
 from pipeline.voices import Prober
-from shards import withdraw
-from tests.conftest import REPOSITORY
+from shards import withdraw, withdrawal
 from tests.torture import voices_tree
 from tests.torture.voices_tree import hashes, make, said
 
@@ -187,6 +184,8 @@ def broken_rules() -> dict[str, AbstractContextManager[object]]:
 # --- ended anywhere --------------------------------------------------------------------------------------------------
 
 CLIPS = ("clip_0_2", "clip_4_1")
+ALONE = ("clip_0_2", "clip_6_0")
+"""The speaker of the second has no other clip: clips are allotted anew in one store, and not in the other."""
 STORES = ("audio", "audio_random")
 
 
@@ -238,15 +237,18 @@ def stop(at: int, arguments: list[str]) -> bool:
 
 def kill(at: int, arguments: list[str]) -> bool:
     """The same with SIGKILL, in a process of its own."""
-    code = f"from tests.torture.taken_out import killed; killed({at}, {arguments!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+    context = multiprocessing.get_context("forkserver")  # imports once, not for each of them
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=killed, args=(at, arguments))
+    process.start()
+    process.join(120)
+    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
+    return process.exitcode != 0
 
 
 def killed(at: int, arguments: list[str]) -> None:
     with ending(at, lambda: os.kill(os.getpid(), signal.SIGKILL)):
-        withdraw.main(arguments)
+        said(withdraw.main, *arguments)
 
 
 def command(folder: Path, *clips: str) -> list[str]:
@@ -257,7 +259,9 @@ def check(folder: Path) -> tuple[int, str]:
     return said(withdraw.main, "--check", *command(folder))
 
 
-def interrupted(folder: Path, end: Callable[[int, list[str]], bool], every: int = 1) -> tuple[int, list[int]]:
+def interrupted(
+    folder: Path, end: Callable[[int, list[str]], bool], every: int = 1, clips: Sequence[str] = CLIPS, most: int = 1000
+) -> tuple[int, list[int]]:
     """End a withdrawal at each of its file operations, start it again, make what is missing.
 
     Where the number of the operation is odd, what is missing is also made before (or refused), as by somebody who did not notice.
@@ -266,6 +270,8 @@ def interrupted(folder: Path, end: Callable[[int, list[str]], bool], every: int 
         folder: to work in.
         end: :func:`stop` or :func:`kill`.
         every: only operations of which the number divides by this.
+        clips: to take out.
+        most: end after so many that were other.
 
     Returns:
         Operations, and those after which something was other than without an end.
@@ -273,7 +279,7 @@ def interrupted(folder: Path, end: Callable[[int, list[str]], bool], every: int 
     start = voices_tree.build(folder / "start")
     make(start, STORES)
     whole = shutil.copytree(start, folder / "whole")
-    said(withdraw.main, *command(whole, *CLIPS))
+    said(withdraw.main, *command(whole, *clips))
     make(whole, STORES)
     wanted = bytes_of(whole)
 
@@ -281,25 +287,24 @@ def interrupted(folder: Path, end: Callable[[int, list[str]], bool], every: int 
         """None: it came to its end before this operation."""
         tree = shutil.copytree(start, folder / f"at{at}")
         try:
-            if not end(at, command(tree, *CLIPS)):
+            if not end(at, command(tree, *clips)):
                 return None
             if at % 2:
                 with suppress(UserError):
                     make(tree, STORES)
-            status, _ = said(withdraw.main, *(command(tree) if (tree / "voices/withdrawn.txt").exists() else command(tree, *CLIPS)))
+            status, _ = said(withdraw.main, *(command(tree) if (tree / "voices/withdrawn.txt").exists() else command(tree, *clips)))
+            if status:
+                return False
             make(tree, STORES)
-            return status == 0 and check(tree)[0] == 0 and bytes_of(tree) == wanted
+            return check(tree)[0] == 0 and bytes_of(tree) == wanted
         finally:
             shutil.rmtree(tree)
 
     points, bad, at = 0, [], 0
-    with ThreadPoolExecutor(1) as pool:  # output is caught for the whole process
-        for at in range(0, 1000, every):
-            fine = pool.submit(one, at).result()
-            if fine is None:
-                break
-            points += 1
-            bad += [] if fine else [at]
+    while len(bad) < most and (fine := one(at)) is not None:
+        points += 1
+        bad += [] if fine else [at]
+        at += every
     return points, bad
 
 
@@ -318,6 +323,23 @@ def alignment_first() -> AbstractContextManager[object]:
             plain(one)
         for path in files:
             path.unlink()
+
+    return mock.patch.object(withdraw, "carry_out", wrong)
+
+
+def probes_first() -> AbstractContextManager[object]:
+    """A withdrawal that deletes PROBES before ALIGNMENT where clips are allotted anew: ALIGNMENT then stands alone."""
+    plain = withdraw.carry_out
+
+    def wrong(one: withdraw.Work) -> None:
+        if one.tables is not None:
+            plain(one)
+            return
+        withdrawal.write_proof(one.place, one.heard, one.shards)
+        for path in list(one.files()):
+            path.unlink()
+        one.place.probes_path.unlink()
+        one.place.path.unlink()
 
     return mock.patch.object(withdraw, "carry_out", wrong)
 

@@ -6,10 +6,11 @@ import errno
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from pipeline import encode_frames, plan_shards, put_text, read_tracklets
+from pipeline import encode_frames, plan_shards, read_tracklets
 from pipeline.base import cli, disk, files, tables
 from pipeline.base.config import FramesConfig
 from pipeline.base.errors import SourceError
@@ -85,7 +86,7 @@ def test_a_disk_that_may_not_be_written(tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(there.folder)  # steps are given relative paths
         for folder in ("new", "old"):
             with pytest.raises(SystemExit, match=str(cli.USER_ERROR)):
-                cli.run(lambda name=f"{folder}/file": put_text.main([name, "x"]))
+                cli.run(lambda name=f"{folder}/file": writers.put(Path(name), "x"))
             assert f"error: {folder}/file: cannot be written (Read-only file system); get the right to" in capsys.readouterr().err
         monkeypatch.undo()
         assert disk.trouble(there.folder).startswith(f"{there.folder}: must not be written; get the right to")
@@ -98,7 +99,7 @@ def test_no_names_left(tmp_path):
     with tmpfs(tmp_path / "disk", 64, files=2) as there:
         (there.folder / "other").touch()
         with pytest.raises(disk.DiskError, match=r"file: no space left to write it .* 0 files are free"):
-            put_text.main([f"{there.folder}/file", "x"])
+            writers.put(there.folder / "file", "x")
         assert "only 0.3 MB and 0 files are free here" in disk.trouble(there.folder)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
+from evaluate.report_page.markup import el
+from evaluate.report_page.media import Media
 from pipeline.base import tables, withdrawn
 from pipeline.base.errors import SourceError, UserError
 from pipeline.base.files import read_json, write_json
@@ -78,16 +81,6 @@ def test_real_tables_leave_nothing_of_their_speakers(real_data, tmp_path):
     assert found == []
 
 
-@pytest.mark.slow
-def test_a_whole_run_holds_no_name(tiny_run):
-    """The names are those of the generated table; the full form marks its other cells, too."""
-    lines = (tiny_run[0] / "results/demo/common_voice/en/train.tsv").read_text().splitlines()
-    clients = {line.split("\t")[0] for line in lines[1:]}
-    found = torture_voices.grep(tiny_run[0], Needles(clients))
-    assert found.files > 300 and found.secrets >= 10
-    assert found.found == []
-
-
 # --- the rule --------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +150,7 @@ def test_only_the_shards_that_hear_a_clip_are_made_again_and_nothing_of_it_is_le
     jobs = [f"{job} {store} {shard}" for store, shards in heard.items() for shard in shards for job in ("encode_companion", "pack_shard")]
     assert sorted(done) == sorted([*jobs, *(f"index_shards {store}" for store in heard)])
     status, text = taken_out.check(tree)
-    assert status == 0 and "withdrawn clips: 1; none is named or heard" in text, text
+    assert status == 0 and "withdrawn clips: 1; no alignment, feature or shard names them" in text, text
     after, remade = taken_out.stamps(results), {shard for shards in heard.values() for shard in shards}
     changed = {name for name in before if after[name] != before[name]}
     assert {name.rpartition("/")[2].partition(".")[0] for name in changed if not name.startswith("alignment/")} <= {*remade, "index"}
@@ -186,6 +179,26 @@ def test_a_speaker_without_another_clip_is_replaced_as_a_whole(tree):
     done = voices_tree.make(tree, STORES)
     assert "align_companion made-audio" in done and "align_companion made-audio_random" not in done
     assert only not in names_of(tree) and taken_out.check(tree)[0] == 0
+
+
+def test_recorded_sound_that_is_taken_out_leaves_silence_or_the_next(tmp_path, monkeypatch):
+    """Policy 'recorded': tracklet a0 has two pieces of sound, b0 one; c0 and the others have none."""
+    tree, pieces = voices_tree.build(tmp_path), {"clip_0_1": ("a0", 0, 2), "clip_0_2": ("a0", 3, 5), "clip_0_3": ("b0", 0, 6)}
+    path = tree / "results/items/voices.parquet"
+    meta = {key: value for key, value in tables.read_meta(path).items() if key not in withdraw.NO_TABLE}
+    rows = [row for row in tables.read(path, tables.ITEMS).to_pylist() if row["item"] in pieces]
+    own = [{**row, **dict(zip(("owner", "first", "last"), pieces[row["item"]], strict=True)), "owner_order": 0} for row in rows]
+    tables.write_rows(path, own, tables.ITEMS, meta)
+    monkeypatch.setitem(voices_tree.COMPANIONS, "audio", {"alignment": {"policy": "recorded"}})
+    voices_tree.make(tree, ("audio",))
+    assert {*names_of(tree)} == {*pieces}
+    wanted = taken_out.pieces(tree / "results", ["clip_0_2", "clip_0_3"], tree / "voices")
+    status, text = said(withdraw.main, *taken_out.command(tree, "clip_0_2", "clip_0_3"))
+    assert status == 0 and "1 of the runs hear another clip, 1 nothing" in text, text
+    done = voices_tree.make(tree, ("audio",))
+    assert "align_companion made-audio" not in done and {*names_of(tree)} == {"clip_0_1"}
+    assert tables.read_meta(tree / "results/alignment/made-audio.parquet")["withdrawn"] == {"replaced": [["a0", 3]], "silent": [["b0", 0]]}
+    assert taken_out.check(tree)[0] == 0 and taken_out.left(tree / "results", wanted) == []
 
 
 def test_a_second_withdrawal_before_the_shards_are_made_again_keeps_the_first_proof(tree):
@@ -221,9 +234,48 @@ def test_a_withdrawal_that_ends_anywhere_is_finished_by_the_next(tmp_path):
     assert points >= 5 and bad == []
 
 
+@pytest.mark.slow
+def test_the_same_where_a_speaker_has_no_other_clip(tmp_path):
+    """At each operation: what matters is one of the last."""
+    points, bad = taken_out.interrupted(tmp_path, taken_out.stop, clips=taken_out.ALONE)
+    assert points >= 20 and bad == []
+
+
+def test_an_alignment_deleted_with_its_probes_still_there_is_finished(tree):
+    """The one place of the test above that once could not be started again."""
+    plain, ended = Path.unlink, []
+
+    def unlink(path, missing_ok=False):
+        if path.name == "made-audio-probes.parquet":
+            ended.append(path)
+            raise taken_out.Ended
+        plain(path, missing_ok)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(taken_out.Ended):
+        patch.setattr(Path, "unlink", unlink)
+        said(withdraw.main, *taken_out.command(tree, "clip_6_0"))
+    assert ended and ended[0].exists()
+    status, text = said(withdraw.main, *taken_out.command(tree))
+    assert status == 0, text
+    voices_tree.make(tree, STORES)
+    assert "clip_6_0" not in names_of(tree) and taken_out.check(tree)[0] == 0
+
+
+@pytest.mark.slow
+def test_killed_for_good(tmp_path):
+    points, bad = taken_out.interrupted(tmp_path, taken_out.kill, every=7)
+    assert points >= 4 and bad == []
+
+
+@pytest.mark.slow
+def test_probes_deleted_first_are_caught(tmp_path):
+    with taken_out.probes_first():
+        assert taken_out.interrupted(tmp_path, taken_out.stop, clips=taken_out.ALONE, most=1)[1]
+
+
 def test_an_order_that_cannot_be_finished_is_caught(tmp_path):
     with taken_out.alignment_first():
-        assert taken_out.interrupted(tmp_path, taken_out.stop, every=15)[1]
+        assert taken_out.interrupted(tmp_path, taken_out.stop, every=15, most=1)[1]
 
 
 def test_a_listed_clip_is_not_decoded_any_more(tree):
@@ -259,6 +311,16 @@ def test_a_report_that_plays_the_clip_goes_and_weights_are_named(tree):
     assert "report.html: holds the recording" in taken_out.check(tree)[1]
 
 
+@pytest.mark.parametrize("name", ["R&B", "it's", "a<b", 'say "a"', "&amp;", "plain"])
+def test_a_name_that_a_page_has_to_escape_is_found_there(tmp_path, name):
+    """The page's own player, which escapes it."""
+    voice = tmp_path / "voice.mp3"
+    voice.write_bytes(b"ID3")
+    (tmp_path / "report.html").write_text(str(el("p", Media().player(voice, f"clip A: {name}"))))
+    assert withdraw.pages(tmp_path, {name}) == [tmp_path / "report.html"]
+    assert withdraw.pages(tmp_path, {f"{name}x", name[1:]}) == []
+
+
 # --- what cannot be meant --------------------------------------------------------------------------------------------
 
 
@@ -272,22 +334,17 @@ def test_a_report_that_plays_the_clip_goes_and_weights_are_named(tree):
         (["clip_0_2", "--results", "{tree}/nowhere"], "no such folder"),
         (["clip_0_2", "--check"], "give no clip with it"),
         (["--check"], "nothing was taken out here"),
+        (["--from", "{tree}/none.txt"], "--from .*none.txt: cannot be read .No such file or directory.; expected the names"),
+        (["--from", "{tree}/voices/clips/clip_0_1.mp3"], "clip_0_1.mp3: cannot be read .not UTF-8 text.; expected the names"),
+        (["--from", "{tree}/voices"], "voices: cannot be read .Is a directory."),
     ],
 )
 def test_one_sentence_for_every_mistake(tree, arguments, message):
-    before = voices_tree.hashes(tree)
+    before = {part: voices_tree.hashes(tree / part) for part in ("voices", "results")}
     given = [*taken_out.command(tree), *(part.format(tree=tree) for part in arguments)]
     status, text = said(withdraw.main, *given)
     assert status == 2 and re.search(message, text) and text.count("\n") == 1, text
-    assert voices_tree.hashes(tree) == before
-
-
-def test_a_tree_at_work_is_left_alone(tree):
-    lock = tree / ".snakemake/locks/0.input.lock"
-    lock.parent.mkdir(parents=True)
-    lock.touch()
-    status, text = said(withdraw.main, *taken_out.command(tree, "clip_0_2"))
-    assert status == 2 and "a run is at work here" in text and not (tree / "voices/withdrawn.txt").exists()
+    assert {part: voices_tree.hashes(tree / part) for part in before} == before
 
 
 def test_a_clip_of_two_collections_needs_its_name(tree):

@@ -386,17 +386,27 @@ def equality(worlds: int) -> Figure:
 
 def endings(folder: Path, scale: float) -> Figure:
     every = max(1, round(1 / scale))
-    points, bad = taken_out.interrupted(folder / "killed", taken_out.kill, every)
-    with taken_out.alignment_first():
-        _, caught = taken_out.interrupted(folder / "control", taken_out.stop, 15)
+    points, bad = 0, 0
+    for clips in (taken_out.CLIPS, taken_out.ALONE):
+        count, wrong = taken_out.interrupted(folder / clips[-1], taken_out.kill, every, clips)
+        points, bad = points + count, bad + len(wrong)
+    controls = {
+        "ALIGNMENT changed before what is made of it is deleted": (taken_out.alignment_first(), 15, taken_out.CLIPS),
+        "PROBES deleted before ALIGNMENT where clips are allotted anew": (taken_out.probes_first(), 1, taken_out.ALONE),
+    }
+    caught = 0
+    for number, (broken, step, clips) in enumerate(controls.values()):
+        with broken:
+            caught += bool(taken_out.interrupted(folder / f"control{number}", taken_out.stop, step, clips, most=1)[1])
     return Figure(
         "a withdrawal killed (SIGKILL) at any of its file operations is finished by starting it again, with the bytes of one that was not",
         points,
-        points - len(bad),
-        "ALIGNMENT changed before what is made of it is deleted",
-        1,
-        min(len(caught), 1),
-        f"in every second case the shards were made before it was started again{'' if every == 1 else f'; every {every}th operation'}",
+        points - bad,
+        "; ".join(controls),
+        len(controls),
+        caught,
+        "with and without a speaker who has no other clip; in every second case the shards were made before it was started again"
+        + ("" if every == 1 else f"; every {every}th operation"),
     )
 
 

@@ -7,10 +7,12 @@ file's place, that no space is left and what to do; and nothing left in the fold
 from __future__ import annotations
 
 import gc
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -54,8 +56,14 @@ def json_(folder: Path) -> None:
     files.write_json(folder / "file.json", "x" * SIZE)
 
 
+def put(path: Path, text: str) -> None:
+    """The step put_text, which takes the text from stdin."""
+    with mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{text}\n".encode()))):
+        put_text.main([str(path)])
+
+
 def text(folder: Path) -> None:
-    put_text.main([str(folder / "machine.json"), "x" * SIZE])
+    put(folder / "machine.json", "x" * SIZE)
 
 
 def table(folder: Path) -> None:

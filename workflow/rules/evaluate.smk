@@ -70,7 +70,7 @@ rule report_inputs:
         inputs=lambda wildcards: json.dumps(report_inputs(), indent=1),
         code=source_digest("pipeline/put_text.py"),
     shell:
-        "python -m pipeline.put_text {output} {params.inputs:q} > {log} 2>&1"
+        "printf '%s\\n' {params.inputs:q} | python -m pipeline.put_text {output} > {log} 2>&1"
 
 
 rule report:

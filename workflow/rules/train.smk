@@ -85,7 +85,7 @@ rule fit:
         ),
         code=source_digest(*TRAINING),
     shell:
-        "python -m pipeline.put_text {params.folder}/machine.json {params.machine:q};"
+        "printf '%s\\n' {params.machine:q} | python -m pipeline.put_text {params.folder}/machine.json 2>&1 | tee {log};"
         " python -m train.launch {params.folder} --config {input.config} --index {input.index} --split {input.split} {params.given}"
         " --machine {params.folder}/machine.json --checkpoints {params.checkpoints} --board {params.board} --threads {params.threads} 2>&1"
         " | (trap '' TERM; tee {log})"
