@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import shlex
-import shutil
 import socket
 import sys
 import textwrap
@@ -36,8 +35,6 @@ RUN = "DUBTRACK_RUN"
 """Environment variable of local steps: the record of the run that started them."""
 ALIVE, DEAD, STEP, NEW, GATE = ".run", ".dead", ".step", ".new", "starting"
 """How the names of records end: of a run, of one that is known to be dead, of a step, of one being written; and who starts holds this."""
-MARK = "dubtrack"
-"""A file in Snakemake's temporary folder that its process holds."""
 KINDS = ("input", "output")
 
 Say = Callable[[str], None]
@@ -196,15 +193,6 @@ def forget(folder: Path) -> None:
         _forget(path)
 
 
-def sweep(temporary: Path) -> None:
-    """Delete the temporary folders that killed runs of this user have left: Snakemake's own, with a mark of ours that nobody holds."""
-    for mark in sorted(temporary.glob(f"snakemake*/{MARK}")):
-        with contextlib.suppress(locks.NoLocksError, OSError):
-            if mark.stat().st_uid == os.getuid() and (lock := locks.take(mark)) is not None:
-                shutil.rmtree(mark.parent, ignore_errors=True)
-                os.close(lock)
-
-
 def watch(workflow: Any, say: Say) -> Callable[[], None]:
     """Register whatever this Snakemake workflow executes, and guard `--unlock`.
 
@@ -216,10 +204,6 @@ def watch(workflow: Any, say: Say) -> Callable[[], None]:
     """
     from snakemake.exceptions import WorkflowError
 
-    temporary = workflow.snakemake_tmp_dir
-    sweep(temporary.parent)
-    with contextlib.suppress(locks.NoLocksError):
-        locks.create(temporary / MARK)  # held for as long as this process lives
     execute, unlock = workflow.execute, workflow.unlock
     this: list[Registered] = []
 

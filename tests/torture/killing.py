@@ -86,8 +86,8 @@ class Outcome:
     """The next run had to wait for an orphaned step."""
     late: int = 0
     """Runs that ended before they could be killed; each was tried anew."""
-    unmarked: int = 0
-    """Snakemake's temporary folders of runs killed before they had read the Snakefile."""
+    kept: int = 0
+    """Snakemake's own temporary folders, which nobody but Snakemake deletes."""
     said: str = ""
     """End of what the next run printed."""
 
@@ -211,8 +211,8 @@ def sweep(seen: Outcome, place: Path, sessions: tuple[int, ...]) -> None:
     runs = place / "run" / ".snakemake" / "runs"
     seen.left = [f"record {path.name}" for path in sorted(runs.iterdir()) if path.name != GATE]
     for path in sorted((place / "tmp").iterdir()):
-        if re.fullmatch(r"snakemake\w+", path.name) and not any(path.iterdir()):
-            seen.unmarked += 1
+        if re.fullmatch(r"snakemake\w+", path.name):
+            seen.kept += 1
         else:
             seen.left.append(f"temporary {path.name}")
     living = [process for session in sessions for process in members(session)]

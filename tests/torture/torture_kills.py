@@ -96,7 +96,7 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
         "leftovers of dead writers are not looked for",
         len(forgets),
         sum(any(name.endswith(".part") for name in one.differs) for one in forgets),
-        f"{sum(one.unmarked for one in seen)} empty temporary folders of Snakemake itself, killed before it had read our Snakefile"
+        f"not counted: {sum(one.kept for one in seen)} temporary folders of killed Snakemakes, which are not ours to delete"
         + (f"; shared memory left: {shared}" if shared else ""),
     )
     together = all_of(

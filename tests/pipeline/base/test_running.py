@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.base import cli, running
 from pipeline.base.errors import UserError
+from tests.conftest import REPOSITORY
 
 LIVE = """
 import sys
@@ -204,11 +205,22 @@ def test_a_record_that_is_none(tmp_path):
         run(tmp_path)
 
 
-def test_folders_that_killed_snakemakes_left_in_tmp(tmp_path):
-    for name in ("snakemakedead", "snakemakelive", "snakemakeother"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "snakemakedead" / running.MARK).touch()
-    held = running.locks.create(tmp_path / "snakemakelive" / running.MARK)
-    running.sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["snakemakelive", "snakemakeother"]
-    running.locks.release(held)
+def test_nothing_of_snakemakes_in_the_temporary_folder_is_touched(tmp_path):
+    """A checkout in a folder called snakemake..., say."""
+    (tmp_path / "tmp/snakemake-tutorial/dubtrack").mkdir(parents=True)
+    (tmp_path / "tmp/snakemake-tutorial/dubtrack/README.md").touch()
+    (tmp_path / "tmp/snakemakedead").mkdir()
+    (tmp_path / "tmp/snakemakedead/dubtrack").touch()
+    before = sorted((tmp_path / "tmp").rglob("*"))
+    (tmp_path / "Snakefile").write_text(
+        "from pipeline.base.running import watch\nwatch(workflow, print)\nrule one:\n    output: 'one'\n    shell: 'touch {output}'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", str(tmp_path / "Snakefile"), "--directory", str(tmp_path), "--cores", "1"],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and (tmp_path / "one").exists(), done.stderr
+    assert sorted((tmp_path / "tmp").rglob("*")) == before
