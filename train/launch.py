@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from pipeline.base import cli, locks
+from pipeline.base import cli, locks, running
 from pipeline.base.build import build
 from pipeline.base.config import MachineConfig
 from pipeline.base.errors import TrainError, UserError
@@ -292,7 +292,9 @@ def run_on_nodes(machine: MachineConfig, argv: list[str], threads: int) -> int:
     command = [*srun(machine, threads, os.environ, torch.cuda.is_available()), sys.executable, "-u", "-m", "train.launch", *argv]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: subprocess.run(["scancel", "--signal=TERM", job], check=False))
-    return subprocess.Popen(command, env={**os.environ, **meeting}, start_new_session=True).wait()
+    environment = {**os.environ, **meeting}
+    environment.pop(running.RUN, None)  # this process is the step; on another node the lock of its run may not be seen
+    return subprocess.Popen(command, env=environment, start_new_session=True).wait()
 
 
 def nodes_of(job: str) -> list[str]:

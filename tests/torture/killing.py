@@ -238,7 +238,7 @@ def twice(whole: Whole, place: Path, after: float, broken: str = "") -> list[str
         wrong.append("neither run came to its end")
     for status, out, other in zip(ended, outs, reversed(runs), strict=True):
         text = out.read_text(errors="replace")
-        if status and not (f"process {other.pid} on" in text and "is at work here, too" in text and "cannot be locked" in text):
+        if status and not (f"process {other.pid} on" in text and "cannot be locked, since" in text):
             wrong.append(f"ended with status {status} and did not name the other run:\n{text[-2000:]}")
         if "ended without cleaning up" in text:
             wrong.append("a living run was taken for a dead one")

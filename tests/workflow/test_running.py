@@ -35,7 +35,7 @@ def test_a_second_run_says_so_and_the_lock_of_a_killed_one_goes_by_itself(tmp_pa
     assert held
     second = snakemake(place / "run", "--configfile", str(settings), "--", TARGET, cores=1)
     unlock = snakemake(place / "run", "--configfile", str(settings), "--unlock", "--", TARGET, cores=1)
-    assert second.returncode and f"process {first.pid} on" in second.stdout and "is at work here, too" in second.stdout
+    assert second.returncode and f"process {first.pid} on" in second.stdout and "cannot be locked, since" in second.stdout
     assert unlock.returncode and f"--unlock: not done, process {first.pid} on" in unlock.stdout
     assert sorted(path.name for path in state.glob("locks/*")) == held
     os.killpg(first.pid, signal.SIGKILL)
@@ -62,7 +62,7 @@ def test_runs_that_make_other_files_go_side_by_side_and_keep_their_locks(tmp_pat
     assert other.returncode == 0 and f"process {first.pid} on" in other.stdout, other.stdout[-3000:]
     assert not list(state.glob("locks/*"))  # else this test shows nothing
     same = snakemake(place / "run", "--configfile", str(settings), "--", "results/tracklets/demo.parquet", cores=1)
-    assert same.returncode and f"process {first.pid} on" in same.stdout and "cannot be locked" in same.stdout
+    assert same.returncode and f"process {first.pid} on" in same.stdout and "cannot be locked, since" in same.stdout
     os.killpg(first.pid, signal.SIGCONT)
     assert first.wait(300) == 0
 
