@@ -18,8 +18,8 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -144,7 +144,7 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
     each = max(1, (threads or len(os.sched_getaffinity(0))) // machine.ranks)
     os.environ["OMP_NUM_THREADS"] = str(each)
     # for what ranks say when they fail; torchrun's own would stay
-    folder, lock = locks.folder(Path(tempfile.gettempdir()), f"dubtrack_{os.getuid()}_")
+    folder, lock = locks.folder(Path(tempfile.gettempdir()), f"dubtrack_{os.getuid()}_{socket.gethostname()}_")
     alone = machine.nodes == 1
     config = LaunchConfig(
         min_nodes=machine.nodes,
@@ -175,8 +175,7 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
             "and reach that host and port"
         ) from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        locks.release(lock)
+        locks.discard(folder, lock)
     return 0
 
 

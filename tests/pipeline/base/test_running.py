@@ -178,7 +178,7 @@ def test_the_jobs_of_a_killed_cluster_run_may_be_in_the_queue(tmp_path, start):
         assert (
             f"process {process.pid} on " in said[0] and "jobs may still be in the queue; look with squeue, end them with scancel" in said[0]
         )
-    with pytest.raises(UserError, match="out: cannot be locked; .*scancel, then run snakemake --unlock and this command again"):
+    with pytest.raises(UserError, match=r"out: cannot be locked; .*scancel, then run snakemake --unlock and this command again"):
         claim(tmp_path, [], ["out"])
     unlock(tmp_path)
     assert run(tmp_path) == ([], {})
@@ -222,9 +222,8 @@ def test_the_step_of_a_run_killed_meanwhile_keeps_its_files(tmp_path, start):
 def test_nobody_starts_while_locks_are_taken_away(tmp_path, start):
     """Else the new run would lose its lock and its record."""
     start(LIVE, str(tmp_path), "in", "out")[0].communicate()
-    with running.unlocking(tmp_path, pytest.fail):
-        with open(tmp_path / "runs" / running.GATE) as gate, pytest.raises(BlockingIOError):
-            fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with running.unlocking(tmp_path, pytest.fail), open(tmp_path / "runs" / running.GATE) as gate, pytest.raises(BlockingIOError):
+        fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with open(tmp_path / "runs" / running.GATE) as gate:
         fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -334,7 +333,8 @@ def test_nothing_of_snakemakes_in_the_temporary_folder_is_touched(tmp_path):
 def test_the_record_says_whether_jobs_may_outlive_the_run(tmp_path, monkeypatch, local):
     """A run's own jobs are told of it only where they run beside it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(running.RUN, raising=False)
+    monkeypatch.setenv(running.RUN, "")  # so that what is set here is gone afterwards
+    monkeypatch.delenv(running.RUN)
     seen = []
 
     def execute(*, executor_plugin):
