@@ -116,18 +116,17 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             part, lock = locks.folder(self.folder, PART)  # deletes what killed writers left
             try:
-                yield part
-                for path in (*part.iterdir(), part):
+                whole = part / target.name
+                whole.mkdir()
+                yield whole
+                for path in (*whole.iterdir(), whole):
                     _flush(path)
                 if target.exists():
                     _delete(target)
-                part.rename(target)
+                whole.rename(target)
                 _flush(self.folder)
-            except BaseException:
-                shutil.rmtree(part, ignore_errors=True)
-                raise
             finally:
-                locks.release(lock)
+                locks.discard(part, lock)
 
     def _named(self, beginning: str) -> Path:
         return self.folder / f"{beginning}-{self.key[:KEY]}"
@@ -193,6 +192,7 @@ class Checkpoints:
         """As :meth:`has_ended`; if so, the files that the training made are put into `folder` again."""
         if not self.has_ended():
             return False
+        locks.clear(self.folder, PART)  # nobody may write here any more
         found = self._named(ENDED[:-1])
         for name in _state(found, "key", "digests")["digests"]:
             with atomic(folder / name) as temporary:
@@ -274,9 +274,10 @@ def _file(folder: Path, group: str) -> Path:
 def _delete(checkpoint: Path) -> None:
     """Take the name away first: a kill in the middle must not leave half a checkpoint under a whole one's name."""
     hidden, lock = locks.folder(checkpoint.parent, PART)
-    checkpoint.rename(hidden)  # over the empty folder
-    locks.release(lock)
-    shutil.rmtree(hidden, ignore_errors=True)  # what is left of it, whoever writes next deletes
+    try:
+        checkpoint.rename(hidden / checkpoint.name)
+    finally:
+        locks.discard(hidden, lock)  # what is left of it after a kill, whoever writes next deletes
 
 
 def _flush(path: Path) -> None:

@@ -18,8 +18,8 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from pipeline.base import cli, locks
+from pipeline.base import cli, locks, running
 from pipeline.base.build import build
 from pipeline.base.config import MachineConfig
 from pipeline.base.errors import TrainError, UserError
@@ -144,7 +144,7 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
     each = max(1, (threads or len(os.sched_getaffinity(0))) // machine.ranks)
     os.environ["OMP_NUM_THREADS"] = str(each)
     # for what ranks say when they fail; torchrun's own would stay
-    folder, lock = locks.folder(Path(tempfile.gettempdir()), f"dubtrack_{os.getuid()}_")
+    folder, lock = locks.folder(Path(tempfile.gettempdir()), f"dubtrack_{os.getuid()}_{socket.gethostname()}_")
     alone = machine.nodes == 1
     config = LaunchConfig(
         min_nodes=machine.nodes,
@@ -175,8 +175,7 @@ def run_ranks(machine: MachineConfig, argv: list[str], threads: int = 0, module:
             "and reach that host and port"
         ) from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        locks.release(lock)
+        locks.discard(folder, lock)
     return 0
 
 
@@ -292,7 +291,9 @@ def run_on_nodes(machine: MachineConfig, argv: list[str], threads: int) -> int:
     command = [*srun(machine, threads, os.environ, torch.cuda.is_available()), sys.executable, "-u", "-m", "train.launch", *argv]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: subprocess.run(["scancel", "--signal=TERM", job], check=False))
-    return subprocess.Popen(command, env={**os.environ, **meeting}, start_new_session=True).wait()
+    environment = {**os.environ, **meeting}
+    environment.pop(running.RUN, None)  # this process is the step; on another node the lock of its run may not be seen
+    return subprocess.Popen(command, env=environment, start_new_session=True).wait()
 
 
 def nodes_of(job: str) -> list[str]:

@@ -3,11 +3,14 @@
 In:      names of files and folders.   Out: descriptors, which hold an exclusive flock(2) until they are closed or the process is gone.
 Source:  flock(2): the lock belongs to the open file, so processes forked from the holder hold it, too; programs it starts do not.
 
+Only files are locked, and opened for writing where they may be: network file systems lock folders, if at all, for one host alone, and
+NFS only what may be written. A folder is held by a file in it (`HELD`); one without that file is nobody's to delete.
 Where a file system has no such locks (some network file systems), nobody can be told from the dead: leftovers stay.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -20,13 +23,16 @@ from pipeline.base.errors import UserError
 WRITERS = 4
 """So many processes may write one file at a time. None should: what is written is renamed into one place."""
 
+HELD = ".dubtrack-held"
+"""The file in a folder that whoever made the folder holds."""
+
 
 class NoLocksError(Exception):
     """This file system has no locks."""
 
 
 def take(path: Path) -> int | None:
-    """Lock a file or folder if nobody holds it.
+    """Lock a file if nobody holds it.
 
     Returns:
         A descriptor to close; None where a living process holds it, it may not be opened, or it is no longer there.
@@ -34,11 +40,11 @@ def take(path: Path) -> int | None:
     Raises:
         NoLocksError: the file system has no locks.
     """
-    flags = os.O_NOFOLLOW | (os.O_RDWR if os.access(path, os.W_OK) and not path.is_dir() else os.O_RDONLY)
+    flags = os.O_NOFOLLOW | (os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
     try:
         handle = os.open(path, flags)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP):
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
     try:
@@ -104,7 +110,9 @@ def beside(path: Path) -> tuple[Path, int | None]:
 
 
 def folder(parent: Path, prefix: str, suffix: str = "") -> tuple[Path, int | None]:
-    """A new folder of a random name, locked; those of such names that nobody holds are deleted.
+    """A new folder of a random name to work in, held; those of such names that nobody holds are deleted.
+
+    What is made for a name of its own is made below it and renamed from there: the folder itself keeps its name until `discard`.
 
     Returns:
         Its path and its descriptor (None: no locks here, leftovers stay).
@@ -113,25 +121,53 @@ def folder(parent: Path, prefix: str, suffix: str = "") -> tuple[Path, int | Non
     while True:
         made = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent))
         try:
-            handle = take(made)
-        except NoLocksError:
-            return made, None
+            try:
+                handle = create(made / HELD)
+            except NoLocksError:
+                (made / HELD).touch()  # an empty folder would be taken for a leftover
+                return made, None
+        except FileNotFoundError:  # somebody took it for one
+            continue
+        except OSError:
+            made.rmdir()
+            raise
         if handle is not None:
             return made, handle
 
 
 def clear(parent: Path, prefix: str, suffix: str = "") -> None:
-    """Delete the folders of such names that no living process holds: what a kill has left."""
+    """Delete the folders of such names that `folder` has made and no living process holds: what a kill has left.
+
+    Others keep whatever lies in them: a name alone does not tell whose a folder is.
+    """
     with os.scandir(parent) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(suffix)]
     for path in (parent / name for name in sorted(names)):
+        if path.is_symlink() or not path.is_dir():
+            continue
         try:
-            handle = take(path)
+            handle = take(path / HELD)
         except NoLocksError:
             return
         if handle is not None:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(handle)
+            discard(path, handle)
+        else:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # killed before it was held; not done where anything is in it
+
+
+def discard(path: Path, handle: int | None) -> None:
+    """Delete a folder that this process holds, its lock last: a kill in the middle leaves what the next one deletes."""
+    with contextlib.suppress(OSError):  # what cannot be deleted now stays a leftover
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != HELD:
+                entry.unlink(missing_ok=True)
+        if all(entry.name == HELD for entry in path.iterdir()):
+            (path / HELD).unlink(missing_ok=True)
+            path.rmdir()
+    release(handle)
 
 
 def release(handle: int | None) -> None:

@@ -2,11 +2,13 @@
 
 In:      `.snakemake/runs/`, one record for each run.   Out: one sentence about another run, and the locks of dead runs removed.
 Source:  promise R9. Snakemake's own locks (`.snakemake/locks/`) are files that say which files a run reads and makes; a killed run leaves
-         them, the end of any run deletes those of all. Ours: they are made equal to what the living runs have locked before one starts.
+         them, the end of any run deletes those of all. Ours: they are made equal to what the living runs have locked before one starts,
+         and a run is refused by what the records of the living say, whatever has become of those files since.
 
 A run is one `snakemake` that makes files: not a dry run, a listing, nor the jobs that it starts. Its steps keep it alive: where only
 the run was killed, the next one waits for them, and a step that comes to itself after that does nothing. Locks are trusted on one
-machine (same name, or same boot of the kernel); a lock that a run on another machine does not hold proves nothing.
+machine (same name, or same boot of the kernel); a lock that a run on another machine does not hold proves nothing, nor does that of
+a run whose jobs are in the queue of a cluster: they outlive it. Such runs keep their files until `--unlock`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import fcntl
 import json
 import os
 import shlex
-import shutil
 import socket
 import sys
 import textwrap
@@ -36,8 +37,6 @@ RUN = "DUBTRACK_RUN"
 """Environment variable of local steps: the record of the run that started them."""
 ALIVE, DEAD, STEP, NEW, GATE = ".run", ".dead", ".step", ".new", "starting"
 """How the names of records end: of a run, of one that is known to be dead, of a step, of one being written; and who starts holds this."""
-MARK = "dubtrack"
-"""A file in Snakemake's temporary folder that its process holds."""
 KINDS = ("input", "output")
 
 Say = Callable[[str], None]
@@ -53,6 +52,8 @@ class Process:
     """Of the kernel; empty where it cannot be told."""
     since: str
     command: str
+    local: bool = True
+    """Whether its jobs run where it does; else they may go on without it, in the queue of a cluster."""
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}, since {self.since} ({textwrap.shorten(self.command, 200, placeholder=' ...')})"
@@ -60,6 +61,16 @@ class Process:
     def is_here(self) -> bool:
         """Whether it ran under this kernel or one of this name, so that its lock tells whether it lives."""
         return self.host == socket.gethostname() or (bool(self.boot) and self.boot == _boot())
+
+    def in_doubt(self) -> str:
+        """What to do about a run that may still be at work although nobody holds its lock."""
+        then = "then run snakemake --unlock and this command again"
+        if self.local:
+            return f"{self}, may still be at work: its lock cannot be seen from {socket.gethostname()}; make sure that it is gone, {then}"
+        return (
+            f"{self}, has not ended well (was it killed?), and its jobs may still be in the queue; look with squeue, end them with scancel, "
+            f"{then}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,8 @@ class Runs:
     alive: dict[Path, Process]
     dead: dict[Path, Process]
     """Ended without cleaning up; their records now end in `DEAD`."""
-    elsewhere: dict[Path, Process]
-    """Nobody holds their locks, but they ran on another machine."""
+    in_doubt: dict[Path, Process]
+    """Nobody holds their locks, but they ran on another machine, or have jobs in a queue."""
 
 
 def look(runs: Path) -> Runs:
@@ -90,12 +101,12 @@ def look(runs: Path) -> Runs:
             locks.release(handle)
         elif handle is None:
             found.alive[path] = told
-        elif told.is_here():
+        elif told.local and told.is_here():
             path.rename(path.with_suffix(DEAD))  # before its steps are looked for: see `step`
             locks.release(handle)
         else:
             locks.release(handle)
-            found.elsewhere[path] = told
+            found.in_doubt[path] = told
     for path in sorted(runs.glob(f"*{DEAD}")):
         if (told := _read(path)) is not None:
             found.dead[path] = told
@@ -122,28 +133,47 @@ class Registered:
     def __init__(self, folder: Path, record: Path, gate: int) -> None:
         self.folder, self.record, self.gate = folder, record, gate
 
-    def locked(self, inputs: Iterable[str] = (), outputs: Iterable[str] = ()) -> None:
-        """Snakemake has locked these files: remember them, and let others start."""
-        for kind, names in zip(KINDS, (inputs, outputs), strict=True):
-            if lines := "".join(f"{name}\n" for name in names):
-                self.record.with_suffix(f".{kind}").write_text(lines)
-        self.open()
+    def claim(self, inputs: Iterable[str] = (), outputs: Iterable[str] = ()) -> None:
+        """Remember the files that this run reads and makes, just before Snakemake locks them; others still wait to start.
+
+        Raises:
+            UserError: a run that was here first makes one of them, or reads one that this makes.
+        """
+        mine = {kind: set(names) for kind, names in zip(KINDS, (inputs, outputs), strict=True)}
+        found = look(self.record.parent)
+        working = {path: run for path, run in found.alive.items() if path != self.record}
+        working |= {path: run for path, run in found.dead.items() if steps(path)}  # killed since this run looked around
+        for path, run in (working | found.in_doubt).items():
+            made = _keys(path, "output")
+            shared = (mine["output"] & (made | _keys(path, "input"))) | (mine["input"] & made)
+            if shared and path in found.in_doubt:
+                raise UserError(f"{min(shared)}: cannot be locked; {run.in_doubt()}")
+            if shared:
+                raise UserError(
+                    f"{min(shared)}: cannot be locked, since {run}, is at work here, too; wait for it, then run the same command again, "
+                    f"or end it: kill {run.process}; do not use --unlock while it lives"
+                )
+        for kind, names in mine.items():
+            if names:
+                self.record.with_suffix(f".{kind}").write_text("".join(f"{name}\n" for name in sorted(names)))
+        (self.folder / "locks").mkdir(exist_ok=True)  # the end of another run deletes it, with our locks
 
     def open(self) -> None:
-        """Let others start."""
+        """Snakemake has locked the files: let others start."""
         if self.gate >= 0:
             os.close(self.gate)
             self.gate = -1
 
 
 @contextmanager
-def registered(folder: Path, say: Say, command: str) -> Iterator[Registered]:
+def registered(folder: Path, say: Say, command: str, *, local: bool = True) -> Iterator[Registered]:
     """Be known as a run while the block lasts; clear up after dead runs and say who else is at work.
 
     Args:
         folder: Snakemake's own, `.snakemake`.
         say: gets one sentence about each other run.
         command: what was typed.
+        local: whether its jobs run where it does.
 
     Raises:
         NoLocksError: the file system has no locks.
@@ -157,7 +187,7 @@ def registered(folder: Path, say: Say, command: str) -> Iterator[Registered]:
             waiting = [(run, step) for path, run in found.dead.items() for step in steps(path)]
             if not waiting:
                 _clear(folder, found, say)
-                record, lock = _record(runs, f"{os.getpid()}-{os.urandom(4).hex()}", ALIVE, _this(command))
+                record, lock = _record(runs, f"{os.getpid()}-{os.urandom(4).hex()}", ALIVE, _this(command, local))
                 break
         except BaseException:
             os.close(gate)
@@ -176,51 +206,45 @@ def registered(folder: Path, say: Say, command: str) -> Iterator[Registered]:
         os.close(lock)
 
 
-def refuse(folder: Path) -> None:
-    """Nobody may take away the locks of the living.
+@contextmanager
+def unlocking(folder: Path, say: Say) -> Iterator[None]:
+    """The user says that no run is at work here: if so, the records of all go after the block. Nobody starts while it lasts.
 
     Raises:
         UserError: a run, or a step of one that was killed, is at work here.
     """
     runs = folder / "runs"
-    with contextlib.suppress(locks.NoLocksError):
-        found = look(runs)
-        living = [*found.alive.values(), *(step for path in found.dead for step in steps(path))]
-        if living:
-            raise UserError(f"--unlock: not done, {living[0]} is at work here; wait for it, or end it: kill {living[0].process}")
+    runs.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(locks.NoLocksError):
+            stack.callback(os.close, _gate(runs, say))
+            found = look(runs)
+            living = [*found.alive.values(), *(step for path in found.dead for step in steps(path))]
+            if living:
+                raise UserError(f"--unlock: not done, {living[0]} is at work here; wait for it, or end it: kill {living[0].process}")
+        yield
+        for path in (*runs.glob(f"*{ALIVE}"), *runs.glob(f"*{DEAD}")):
+            try:
+                held = locks.take(path)
+            except locks.NoLocksError:
+                _forget(path)
+                continue
+            if held is not None:  # else it has begun since: where there are no locks for the gate, say
+                _forget(path)
+            locks.release(held)
 
 
-def forget(folder: Path) -> None:
-    """The user has said that no run is at work here (`--unlock`): their records go."""
-    for path in (*(folder / "runs").glob(f"*{ALIVE}"), *(folder / "runs").glob(f"*{DEAD}")):
-        _forget(path)
-
-
-def sweep(temporary: Path) -> None:
-    """Delete the temporary folders that killed runs of this user have left: Snakemake's own, with a mark of ours that nobody holds."""
-    for mark in sorted(temporary.glob(f"snakemake*/{MARK}")):
-        with contextlib.suppress(locks.NoLocksError, OSError):
-            if mark.stat().st_uid == os.getuid() and (lock := locks.take(mark)) is not None:
-                shutil.rmtree(mark.parent, ignore_errors=True)
-                os.close(lock)
-
-
-def watch(workflow: Any, say: Say) -> Callable[[], None]:
+def watch(workflow: Any, say: Say) -> None:
     """Register whatever this Snakemake workflow executes, and guard `--unlock`.
 
     Args:
-        workflow: Snakemake's own object. Its `execute` is called when files are to be made, whatever the command line says otherwise.
-
-    Returns:
-        What is to be called when Snakemake has taken its lock (`onstart`).
+        workflow: Snakemake's own object. Its `execute` is called when files are to be made, whatever the command line says otherwise;
+            its `_build_dag` in it, after which come `persistence.lock` and the jobs.
+        say: gets sentences for the user.
     """
     from snakemake.exceptions import WorkflowError
 
-    temporary = workflow.snakemake_tmp_dir
-    sweep(temporary.parent)
-    with contextlib.suppress(locks.NoLocksError):
-        locks.create(temporary / MARK)  # held for as long as this process lives
-    execute, unlock = workflow.execute, workflow.unlock
+    execute, build, unlock = workflow.execute, workflow._build_dag, workflow.unlock
     this: list[Registered] = []
 
     def executing(*arguments: Any, executor_plugin: Any, **named: Any) -> Any:
@@ -232,7 +256,9 @@ def watch(workflow: Any, say: Say) -> Callable[[], None]:
                 if not workflow.is_main_process:
                     stack.enter_context(step())
                     return execute(*arguments, executor_plugin=executor_plugin, **named)
-                run = stack.enter_context(registered(Path(".snakemake").absolute(), say, shlex.join(sys.argv)))
+                run = stack.enter_context(
+                    registered(Path(".snakemake").absolute(), say, shlex.join(sys.argv), local=bool(about.local_exec))
+                )
             except UserError as error:
                 raise WorkflowError(str(error)) from None
             except locks.NoLocksError as error:
@@ -241,28 +267,40 @@ def watch(workflow: Any, say: Say) -> Callable[[], None]:
                 )
             else:
                 this.append(run)
-                if workflow.execution_settings.no_hooks:
-                    run.open()
                 if about.local_exec:  # on other machines the lock of this one may not be seen
                     os.environ[RUN] = str(run.record)
             return execute(*arguments, executor_plugin=executor_plugin, **named)
 
-    def unlocking() -> None:
+    def building() -> None:
+        build()
+        for run in this:
+            claim(run)
+
+    def claim(run: Registered) -> None:
+        files = workflow.persistence
+        lock = files.lock
+        keys = (files.all_inputfiles(), files.all_outputfiles()) if workflow.execution_settings.lock else ()
         try:
-            refuse(Path(".snakemake").absolute())
+            run.claim(*(map(str, some) for some in keys))
         except UserError as error:
             raise WorkflowError(str(error)) from None
-        unlock()
-        forget(Path(".snakemake").absolute())
 
-    def locked() -> None:
-        for run in this:
-            files = workflow.persistence
-            keys = (files.all_inputfiles(), files.all_outputfiles()) if workflow.execution_settings.lock else ()
-            run.locked(*(map(str, some) for some in keys))
+        @contextmanager
+        def locking() -> Iterator[None]:
+            with lock():
+                run.open()
+                yield
 
-    workflow.execute, workflow.unlock = executing, unlocking
-    return locked
+        files.lock = locking
+
+    def unlock_all() -> None:
+        try:
+            with unlocking(Path(".snakemake").absolute(), say):
+                unlock()
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+
+    workflow.execute, workflow._build_dag, workflow.unlock = executing, building, unlock_all
 
 
 # --- a step -----------------------------------------------------------------------------------------------------------
@@ -284,15 +322,19 @@ def step() -> Iterator[None]:
         return
     try:
         mine, lock = _record(record.parent, f"{record.stem}-{os.getpid()}", STEP, _this(shlex.join(sys.argv)))
-        held = locks.take(record)
     except FileNotFoundError:
         raise _ended() from None
+    held = None
     try:
-        if held is not None or not record.exists():
-            locks.release(held)
+        held = locks.take(record)
+        told = _read(record)
+        if told is None or (held is not None and told.is_here()):  # on another machine the lock of a living run may not be seen
             raise _ended()
+        locks.release(held)
+        held = None
         yield
     finally:
+        locks.release(held)
         mine.unlink(missing_ok=True)
         os.close(lock)
 
@@ -311,9 +353,9 @@ def _boot() -> str:
         return ""
 
 
-def _this(command: str) -> Process:
+def _this(command: str, local: bool = True) -> Process:
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-    return Process(os.getpid(), socket.gethostname(), _boot(), now, command)
+    return Process(os.getpid(), socket.gethostname(), _boot(), now, command, local)
 
 
 def _read(path: Path) -> Process | None:
@@ -378,14 +420,11 @@ def _clear(folder: Path, found: Runs, say: Say) -> None:
             os.close(lock)
     for run in found.alive.values():
         say(
-            f"{run}, is at work here, too; if Snakemake refuses because both make the same files, wait for it or end it: "
+            f"{run}, is at work here, too; if both make the same files, this one is refused: wait for it or end it: "
             f"kill {run.process}; do not use --unlock while it lives"
         )
-    for run in found.elsewhere.values():
-        say(
-            f"{run}, may still be at work: its lock cannot be seen from {socket.gethostname()}; once you are sure that it is gone, "
-            "run snakemake --unlock and then this command again"
-        )
+    for run in found.in_doubt.values():
+        say(run.in_doubt())
 
 
 def _sort_locks(folder: Path, found: Runs, say: Say) -> None:
@@ -393,17 +432,16 @@ def _sort_locks(folder: Path, found: Runs, say: Say) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         there = {path: path.read_text() for path in sorted(folder.glob(f"*.{kind}.lock"))}
-        living = [_keys(record, kind) for record in found.alive]
-        elsewhere = [_keys(record, kind) for record in found.elsewhere]
+        living = [_keys(record, kind) for record in (*found.alive, *found.in_doubt)]
         dead = [_keys(record, kind) for record in found.dead]
         for path, text in there.items():
             names = set(text.splitlines())
-            if names in living or names in elsewhere:
+            if names in living:
                 continue
-            # a run that was killed between taking its lock and remembering it left one that nobody claims
-            if names in dead or (found.dead and not found.alive and not found.elsewhere):
+            # a dead run that was not known as such when its lock came back, or had no time to say its files, left one that nobody claims
+            if names in dead or (found.dead and not living):
                 path.unlink()
-            elif not found.alive and not found.elsewhere:
+            elif not living:
                 say(f"{path}: a lock that no known run has left; if no snakemake is at work here, run it with --unlock once")
         kept = [set(text.splitlines()) for path, text in there.items() if path.exists()]
         for names in living:

@@ -13,7 +13,6 @@ import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +24,7 @@ from pipeline.base import cli, disk, locks
 from pipeline.base.build import plain
 from pipeline.base.config import DemoConfig
 from pipeline.base.errors import UserError
-from pipeline.base.files import digest_file, umask, write_json
+from pipeline.base.files import digest_file, write_json
 from pipeline.demo import common_voice, ilidsvid, mars, prid2011
 from pipeline.demo.parts import Film
 from pipeline.demo.shots import encode, frames
@@ -134,24 +133,27 @@ def _replacing(out: Path) -> Iterator[Path]:
         raise UserError(f"{out}: holds files that make_demo did not make ({MARK} is missing); name another folder or empty this one")
     out.parent.mkdir(parents=True, exist_ok=True)
     locks.clear(out.parent, f".{out.name}.", OLD)
-    fresh, lock = locks.folder(out.parent, f".{out.name}.", PART)
+    part, lock = locks.folder(out.parent, f".{out.name}.", PART)
     try:
-        fresh.chmod(0o777 & ~umask())
+        fresh = part / out.name
+        fresh.mkdir()
         (fresh / MARK).touch()
         yield fresh
         if out.exists():
             old, held = locks.folder(out.parent, f".{out.name}.", OLD)
-            out.rename(old / "demo")
-            fresh.rename(out)
-            shutil.rmtree(old)
-            locks.release(held)
+            try:
+                out.rename(old / out.name)
+                try:
+                    fresh.rename(out)
+                except BaseException:
+                    (old / out.name).rename(out)
+                    raise
+            finally:
+                locks.discard(old, held)
         else:
             fresh.rename(out)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     finally:
-        locks.release(lock)
+        locks.discard(part, lock)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -86,8 +86,8 @@ class Outcome:
     """The next run had to wait for an orphaned step."""
     late: int = 0
     """Runs that ended before they could be killed; each was tried anew."""
-    unmarked: int = 0
-    """Snakemake's temporary folders of runs killed before they had read the Snakefile."""
+    kept: int = 0
+    """Snakemake's own temporary folders, which nobody but Snakemake deletes."""
     said: str = ""
     """End of what the next run printed."""
 
@@ -105,7 +105,8 @@ class Whole:
     files: dict[str, str]
     """Path below results/ -> SHA-256."""
     seconds: dict[bool, float]
-    """Length of a run that begins in an empty folder (True) or in a copy of `ready` (False), two at a time."""
+    """Length of a run that begins in an empty folder (True) or in a copy of `ready` (False), two at a time, with nothing counted:
+    what is shorter than this has to be killed anew."""
     points: dict[bool, dict[str, int]]
     """How many points of each kind such a run has."""
 
@@ -123,11 +124,13 @@ def prepare(folder: Path) -> Whole:
         places = [folder / f"whole-{empty}-{number}" for number in range(2)]
         for place in places:
             begin(place, None if empty else ready)
+        counting = start(places[0], settings, TARGET, counts=places[0] / "count")
         started = time.monotonic()
-        runs = [start(place, settings, TARGET, counts=place / "count") for place in places]
-        if any(run.wait(HANG_SECONDS) for run in runs):
-            raise RuntimeError(f"an uninterrupted run failed:\n{said(places[0])}")
+        timed = start(places[1], settings, TARGET)
+        status = timed.wait(HANG_SECONDS)
         seconds[empty] = time.monotonic() - started
+        if counting.wait(HANG_SECONDS) or status:
+            raise RuntimeError(f"an uninterrupted run failed:\n{said(places[0])}{said(places[1])}")
         points[empty] = {kind: (places[0] / f"count.{kind}").stat().st_size for kind in KINDS}
         files += [digests(place / "run" / "results") for place in places]
         for place in places:
@@ -181,6 +184,7 @@ def attack(one: Attack, whole: Whole, place: Path, draw: np.random.Generator) ->
     if counted := re.findall(r"^(\d+) of (\d+) steps", first, re.MULTILINE):
         done, planned = map(int, counted[-1])
         seen.redone = sum(jobs(second).values()) - (planned - done)
+    seen.left = [f"file {name}" for name in seen.differs if name in now and not finished(name)]
     sweep(seen, place, (killed.pid, again.pid))
     return seen
 
@@ -209,10 +213,10 @@ def go_on(orphans: list[int], again: subprocess.Popen[bytes], place: Path) -> No
 def sweep(seen: Outcome, place: Path, sessions: tuple[int, ...]) -> None:
     """What is left of these runs, besides what they are for."""
     runs = place / "run" / ".snakemake" / "runs"
-    seen.left = [f"record {path.name}" for path in sorted(runs.iterdir()) if path.name != GATE]
+    seen.left += [f"record {path.name}" for path in sorted(runs.iterdir()) if path.name != GATE]
     for path in sorted((place / "tmp").iterdir()):
-        if re.fullmatch(r"snakemake\w+", path.name) and not any(path.iterdir()):
-            seen.unmarked += 1
+        if re.fullmatch(r"snakemake\w+", path.name):
+            seen.kept += 1
         else:
             seen.left.append(f"temporary {path.name}")
     living = [process for session in sessions for process in members(session)]
@@ -238,7 +242,7 @@ def twice(whole: Whole, place: Path, after: float, broken: str = "") -> list[str
         wrong.append("neither run came to its end")
     for status, out, other in zip(ended, outs, reversed(runs), strict=True):
         text = out.read_text(errors="replace")
-        if status and not (f"process {other.pid} on" in text and "is at work here, too" in text and "cannot be locked" in text):
+        if status and not (f"process {other.pid} on" in text and "cannot be locked, since" in text):
             wrong.append(f"ended with status {status} and did not name the other run:\n{text[-2000:]}")
         if "ended without cleaning up" in text:
             wrong.append("a living run was taken for a dead one")

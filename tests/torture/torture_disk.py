@@ -342,13 +342,24 @@ def _mounted(folder: Path, done: Path, wanted: dict[str, str], count: int, scale
     number = max(2, round(TRAIN_SIZES * scale))
     small = [more * part // number for part in range(number)]
     outcomes = list(pool.map(lambda pair: training_on_full(folder / f"train{pair[0]}", done, pair[1], goal), enumerate(small)))
-    control = (
-        wrong_tree({"results/runs/m/model.safetensors": "half"}, goal),
-        wrong_tree({"results/checkpoints/.part-x/state.json": ""}, goal),
-    )
+    control = halves(trained, folder / "halves", goal)
     promise = "a training on a full disk stops the same way; its checkpoints stay whole, and its weights come out the same"
     seen = f"{small[0] * PAGE >> 10} to {small[-1] * PAGE >> 10} KiB left for it; {_steps(outcomes)}"
-    yield Figure(promise, len(outcomes), _held(outcomes), "half a weight file, half a checkpoint", 2, sum(map(bool, control)), seen)
+    yield Figure(promise, len(outcomes), _held(outcomes), "half a weight file, half a checkpoint", len(control), sum(control), seen)
+
+
+def halves(trained: Path, folder: Path, goal: dict[str, str]) -> list[bool]:
+    """Whether the checks see half a weight file and half a file of a checkpoint, in a copy of a trained tree that they find whole."""
+    shutil.copytree(trained, folder, symlinks=True)
+    if found := wrong_tree(tree(folder), goal) + wrong_checkpoints(folder):
+        raise RuntimeError(f"a tree that nobody has touched: {found}")
+    weights = next((folder / "results/runs").rglob("model.safetensors"))
+    state = next((folder / "results/checkpoints").rglob("state.json"))
+    kept = next(path for path in sorted(state.parent.iterdir()) if path.suffix == ".safetensors")
+    for path in (weights, kept):
+        os.truncate(path, path.stat().st_size // 2)
+    weights_named = f"looks finished and is not: {weights.relative_to(folder)}"
+    return [weights_named in wrong_tree(tree(folder), goal), wrong_checkpoints(folder) == [f"not whole: {kept.relative_to(folder)}"]]
 
 
 def alone(folder: Path) -> Figure:

@@ -60,6 +60,11 @@ def killed(chosen: Sequence[Attack], whole: Whole, folder: Path) -> list[Outcome
     return all_of(one, len(chosen))
 
 
+def has_left(seen: Outcome, *sorts: str) -> bool:
+    """Whether something of each sort was left."""
+    return all(any(name.startswith(f"{sort} ") for name in seen.left) for sort in sorts)
+
+
 def shared_memory() -> set[str]:
     """Segments of Python and torch that are there, where they can be listed (Linux)."""
     return {path.name for path in SHM.iterdir() if path.name.startswith(("sem.mp-", "psm_", "torch_"))} if SHM.is_dir() else set()
@@ -67,13 +72,13 @@ def shared_memory() -> set[str]:
 
 def figures(folder: Path, scale: float) -> Iterator[Figure]:
     """Three promises; `scale` 1 is 200 kills."""
-    count, few, pairs = max(10, round(200 * scale)), max(2, round(4 * scale)), max(2, round(8 * scale))
+    count, few, pairs = max(10, round(200 * scale)), max(2, round(3 * scale)), max(2, round(6 * scale))
     segments = shared_memory()
     whole = prepare(folder)
     chosen = attacks(count)
     seen = killed(chosen, whole, folder / "kills")
     shared = sorted(shared_memory() - segments)
-    copies, forgets = (killed(broken(name, few), whole, folder / name) for name in ("copies", "forgets"))
+    copies, forgets, stays = (killed(broken(name, few), whole, folder / name) for name in ("copies", "forgets", "stays"))
     aimed = sum(bool(one.kind) for one in chosen)
     victims = {name: sum(one.victim == name for one in chosen) for name in ("head", "step")}
     yield Figure(
@@ -93,15 +98,16 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
         "after a kill and the next run nothing is left: no temporary file, no process, no record, no shared memory",
         count,
         sum(not one.left for one in seen) if not shared else 0,
-        "leftovers of dead writers are not looked for",
-        len(forgets),
-        sum(any(name.endswith(".part") for name in one.differs) for one in forgets),
-        f"{sum(one.unmarked for one in seen)} empty temporary folders of Snakemake itself, killed before it had read our Snakefile"
+        "leftovers of dead writers are not looked for; a run leaves its record, a process and a temporary folder",
+        len(forgets) + len(stays),
+        sum(has_left(one, "file") for one in forgets) + sum(has_left(one, "record", "process", "temporary") for one in stays),
+        f"not counted: {sum(one.kept for one in seen)} temporary folders of killed Snakemakes, which are not ours to delete"
         + (f"; shared memory left: {shared}" if shared else ""),
     )
     together = all_of(
         lambda number: twice(whole, folder / f"twice-{number}", float(rng(2, "torture", number).uniform(0, whole.seconds[False]))), pairs
     )
+    untold = all_of(lambda number: twice(whole, folder / f"untold-{number}", whole.seconds[False] / 2, "lets_go"), max(1, few // 2))
     alive = all_of(lambda number: living(whole, folder / f"alive-{number}"), few)
     unheld = all_of(lambda number: living(whole, folder / f"unheld-{number}", "lets_go"), max(1, few // 2))
     for wrong in filter(None, (*together, *alive)):
@@ -113,7 +119,8 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
         len(together) + len(alive) + len(stale),
         sum(not wrong for wrong in (*together, *alive)) + sum(one.again == 0 for one in stale),
         "a run does not hold its lock",
-        len(unheld),
-        sum(any("--unlock" in one or "locks were" in one for one in wrong) for wrong in unheld),
+        len(unheld) + len(untold),
+        sum(any("--unlock" in one or "locks were" in one for one in wrong) for wrong in unheld)
+        + sum("a living run was taken for a dead one" in wrong for wrong in untold),
         f"{len(together)} times two at once, {len(alive)} times --unlock and a dry run beside a living one, {len(stale)} stale locks",
     )

@@ -57,6 +57,7 @@ def names(store: Store) -> list[str]:
 def test_round_trip(store):
     module, optimiser = state(3.0)
     store.save_epoch(7, module, optimiser, [{"epoch": 7}])
+    assert not list(store.folder.rglob(".*"))  # nor what held it while it was written
     fresh, its_optimiser = state(0.0)
     restored = store.load_epoch(fresh, its_optimiser)
     assert (restored.place, restored.facts) == (Place(8, 0), {"records": [{"epoch": 7}]})

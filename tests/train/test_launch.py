@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipeline.base import running
 from pipeline.base.build import plain
 from pipeline.base.config import MachineConfig
 from pipeline.base.errors import TrainError
@@ -237,7 +238,7 @@ def slurm(tmp_path, monkeypatch):
     for name, text in {
         "squeue": '[ "$3" = 4711 ] && echo "gpu[7-8]"',
         "scontrol": '[ "$3" = "gpu[7-8]" ] && printf "gpu7\\ngpu8\\n"',
-        "srun": f'printf "%s\\n" "$PET_RDZV_ENDPOINT" "$PET_RDZV_ID" "$@" > "{tmp_path}/started"\n'
+        "srun": f'printf "%s\\n" "$PET_RDZV_ENDPOINT" "$PET_RDZV_ID" "${{{running.RUN}-no run}}" "$@" > "{tmp_path}/started"\n'
         f'kill -TERM $PPID\nuntil [ -e "{tmp_path}/told" ]; do sleep 0.05; done; exit 143',
         "scancel": f'echo "$@" > "{tmp_path}/told"',
     }.items():
@@ -255,11 +256,12 @@ def slurm(tmp_path, monkeypatch):
 def test_several_nodes_are_one_task_each_which_are_told_to_save(tmp_path, monkeypatch, slurm):
     """By Slurm: a SIGTERM to srun would kill them."""
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv(running.RUN, "1-x.run")
     argv = ["out", "--threads=8", "--machine", machine_file(tmp_path, nodes=2, ranks=4)]
     with pytest.raises(SystemExit) as ended:
         launch.main(argv)
-    endpoint, run, *words = (slurm / "started").read_text().splitlines()
-    assert (endpoint, run) == ("gpu7:14711", "4711")
+    endpoint, run, started_by, *words = (slurm / "started").read_text().splitlines()
+    assert (endpoint, run, started_by) == ("gpu7:14711", "4711", "no run")
     assert words == [
         *("--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8"),
         *("--export=ALL", "--kill-on-bad-exit=0", "--wait=120"),

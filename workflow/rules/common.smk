@@ -66,11 +66,7 @@ def tell_of_disk(folder=Path.cwd()):
 atexit.register(tell_of_disk)
 
 
-_locked = watch(workflow, logger.warning)
-
-
-onstart:
-    _locked()
+watch(workflow, logger.warning)
 
 
 def any_of(names):

@@ -80,6 +80,7 @@ def test_more_writers_than_there_should_be(tmp_path):
 def test_without_locks_files_are_written_and_leftovers_stay(tmp_path, monkeypatch):
     (tmp_path / ".x.0.part").touch()
     (tmp_path / ".d.old").mkdir()
+    (tmp_path / ".d.old" / locks.HELD).touch()
 
     def none(*_):
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
@@ -89,19 +90,70 @@ def test_without_locks_files_are_written_and_leftovers_stay(tmp_path, monkeypatc
         temporary.write_text("done")
     made, handle = locks.folder(tmp_path, ".d.")
     assert handle is None and made.is_dir()
+    locks.clear(tmp_path, ".d.")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".d.old", made.name, ".x.0.part", "x"])
 
 
-def test_folders_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
-    (tmp_path / ".d.dead").mkdir()
-    (tmp_path / ".d.dead" / "file").touch()
-    first, held = locks.folder(tmp_path, ".d.")
-    second, other = locks.folder(tmp_path, ".d.")
-    assert sorted(tmp_path.iterdir()) == sorted([first, second])
+def test_folders_of_the_dead_go_and_those_of_the_living_stay(tmp_path, holder):
+    (tmp_path / ".d.dead").mkdir()  # killed before it was held
+    make = f"locks.folder(Path({str(tmp_path)!r}), '.d.')"
+    dead = holder(make)
+    holder(make)
+    left, living = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    (left / "deep/er").mkdir(parents=True)
+    (left / "deep/file").touch()
+    (left / "link").symlink_to(living)
+    dead.kill()
+    dead.wait()
+    made, held = locks.folder(tmp_path, ".d.")
+    assert sorted(tmp_path.iterdir()) == sorted([living, made])
+    (made / "file").touch()
+    locks.discard(made, held)
+    assert list(tmp_path.iterdir()) == [living]
+
+
+def test_a_folder_that_only_has_such_a_name_is_not_deleted(tmp_path):
+    (tmp_path / ".d.mine").mkdir()
+    (tmp_path / ".d.mine/notes").touch()
+    (tmp_path / ".d.file").touch()
+    (tmp_path / ".d.link").symlink_to(tmp_path / ".d.mine")
+    before = sorted(tmp_path.rglob("*"))
+    locks.clear(tmp_path, ".d.")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_is_held_by_a_file_that_was_opened_for_writing(tmp_path):
+    """NFS and others lock folders for one host alone, if at all."""
+    made, held = locks.folder(tmp_path, ".d.")
+    assert os.path.samestat(os.fstat(held), (made / locks.HELD).stat())
+    assert fcntl.fcntl(held, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    taken = locks.take(made / locks.HELD)
+    assert taken is None
+    locks.discard(made, held)
+
+
+def test_control_a_folder_whose_file_is_not_held_goes(tmp_path):
+    made, held = locks.folder(tmp_path, ".d.")
     locks.release(held)
     locks.clear(tmp_path, ".d.")
-    assert list(tmp_path.iterdir()) == [second]
-    locks.release(other)
+    assert not made.exists()
+
+
+def test_a_kill_in_the_middle_of_deleting_leaves_what_the_next_one_deletes(tmp_path, monkeypatch):
+    made, held = locks.folder(tmp_path, ".d.")
+    (made / "file").touch()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(made), "rmdir", killed)
+        patch.setattr(type(made), "unlink", killed)
+        locks.discard(made, held)
+    assert (made / locks.HELD).exists()
+    locks.release(held)
+    locks.clear(tmp_path, ".d.")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_renamed_or_deleted_before_the_lock_was_taken_is_not_ours(tmp_path, monkeypatch):

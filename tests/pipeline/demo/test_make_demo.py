@@ -76,8 +76,10 @@ def test_what_killed_makers_left_goes_and_what_a_living_one_fills_stays(tmp_path
     monkeypatch.setattr(make_demo, "_do", lambda job: None)
     for name in (".demo.x.part", ".demo.x.old", ".demonstration.part"):
         (tmp_path / name / "demo").mkdir(parents=True)
+        (tmp_path / name / locks.HELD).touch()
     living, lock = locks.folder(tmp_path, ".demo.", make_demo.PART)
     (tmp_path / ".demo.x.part").mkdir()
+    (tmp_path / ".demo.x.part" / locks.HELD).touch()
     make(tmp_path / "demo", tiny)
     assert {p.name for p in tmp_path.iterdir()} == {"demo", living.name, ".demonstration.part"}
     locks.release(lock)

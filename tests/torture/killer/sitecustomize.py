@@ -7,7 +7,7 @@ KILLER_COUNTS   beginning of the counters' names, one for each kind: 'open', 'fs
 KILLER_AT       'kind number after victim delay': what to count, at which count to kill, whether after the call (1) or before it (0), whom
                 ('tree', 'head' or 'step'), and how many seconds later
 KILLER_BROKEN   product broken on purpose: 'copies' (the finished file is copied to its name, not renamed), 'forgets' (leftovers of dead
-                writers stay) or 'lets_go' (a run does not hold its lock)
+                writers stay), 'lets_go' (a run does not hold its lock) or 'stays' (a run leaves its record, a process and a temporary folder)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import importlib.machinery
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -135,6 +136,17 @@ def lets_go(module: object) -> None:
     module._record = unheld
 
 
+def stays(module: object) -> None:
+    """A run that ends leaves its record, a process and a temporary folder."""
+
+    def forget(record: Path) -> None:
+        if record.suffix == module.ALIVE:
+            tempfile.mkdtemp(prefix="dubtrack_")
+            subprocess.Popen(["sleep", "600"])
+
+    module._forget = forget
+
+
 if ROOT:
     os.fsync, os.replace, os.rename = counted("fsync", os.fsync), counted("rename", os.replace), counted("rename", os.rename)
     sys.addaudithook(opened)
@@ -144,5 +156,7 @@ elif BROKEN == "forgets":
     sys.meta_path.insert(0, Breaks("pipeline.base.locks", forgets))
 elif BROKEN == "lets_go":
     sys.meta_path.insert(0, Breaks("pipeline.base.running", lets_go))
+elif BROKEN == "stays":
+    sys.meta_path.insert(0, Breaks("pipeline.base.running", stays))
 elif BROKEN:
     sys.exit(f"KILLER_BROKEN={BROKEN}: unknown")
