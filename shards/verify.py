@@ -120,7 +120,7 @@ def looked_at(path: Path, made_by: str) -> tuple[list[str], int]:
     if not path.exists():
         return [f"{path}: there is no such store" + (f"; snakemake {made_by} makes one" if made_by else "")], 0
     try:
-        return verify(path, whole.own_share()[2]), sum(Index(path).layout.sizes)
+        return verify(path, whole.own_share(alone=True)[2]), sum(Index(path).layout.sizes)
     except UserError as error:
         return [f"INDEX {error}"], 0
 

@@ -171,7 +171,7 @@ def all_but_the_last_sample() -> contextlib.AbstractContextManager[Any]:
 def one_share_only() -> contextlib.AbstractContextManager[Any]:
     """Ranks that all believe to be the first."""
     kept = whole.own_share
-    return mock.patch.object(loader, "own_share", lambda: (0, *kept()[1:]))
+    return mock.patch.object(loader, "own_share", lambda alone=False: (0, *kept(alone)[1:]))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def _value(kind: pa.DataType, row: int, name: str) -> Any:
 def plainly(path: Path, schema: tables.Schema) -> tuple[pa.Table, dict[str, Any]]:
     """Tables as Parquet alone reads them."""
     file = pq.ParquetFile(path, page_checksum_verification=True)
-    return file.read().replace_schema_metadata(None), tables._note(file.schema_arrow.metadata)
+    return file.read().replace_schema_metadata(None), tables._note(file.schema_arrow.metadata, path)
 
 
 def checked(path: Path, schema: tables.Schema) -> tuple[pa.Table, dict[str, Any]]:
