@@ -29,15 +29,18 @@ SAME = ("dataset", "cameras", "frames", "companion")
 """Notes of a twin that INDEX has, too."""
 
 
-def verify(index_path: str | os.PathLike[str], threads: int = 1) -> list[str]:
+def verify(index_path: str | os.PathLike[str], threads: int = 0) -> list[str]:
     """What is wrong with a store; empty if every byte of it is as listed, and nothing else is there.
+
+    Args:
+        threads: that share the work; 0: one for each core that this process may use.
 
     Raises:
         ShardError, TableError: the INDEX itself cannot be used.
     """
     index = Index(index_path)
     shards = range(len(index.layout.names))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    with ThreadPoolExecutor(threads or whole.own_share(alone=True)[2]) as pool:
         found = pool.map(lambda part: whole.wrong_in(index, index.path.with_name, part, _says), whole.parts(index, shards))
         wrong = [line for lines in found for line in lines]
     return wrong if _is_twin(index) else [*wrong, *_beside(index)]
@@ -128,7 +131,7 @@ def looked_at(path: Path, made_by: str) -> tuple[list[str], int]:
                 return [f"{path.parent}: holds {held[0]}{others}, and no {INDEX} says what must be in them{advice}"], 0
         return [f"{path}: there is no such store{advice}"], 0
     try:
-        return verify(path, whole.own_share(alone=True)[2]), sum(Index(path).layout.sizes)
+        return verify(path), sum(Index(path).layout.sizes)
     except UserError as error:
         return [f"INDEX {error}"], 0
 
