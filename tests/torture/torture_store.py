@@ -383,7 +383,7 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
 
 
 def _in_member(store: Made, damage: Damage) -> bool:
-    """Headers and padding of a stream are its reader's business: nothing of them is used."""
+    """Not in a header (any change of which is refused, and names no sample always) or in padding, of which nothing is used."""
     (name, data), *_ = damage.files.items()
     assert data is not None
     at = next(i for i, (old, new) in enumerate(zip(store.files[name], data, strict=True)) if old != new)
