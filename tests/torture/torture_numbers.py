@@ -99,7 +99,7 @@ def shards(folder: Path, scale: float) -> Figure:
     run(first, cores=2)
     whole, sources = digests(first), first / "results" / "demo"
     tried = held = 0
-    for number, cores in enumerate((2, 1, 4, 2, 1)[: count(5, scale)]):
+    for number, cores in enumerate((2, 1, 4, 2)[: count(4, scale)]):
         place = folder / f"run {number}"
         if number:  # the first of them draws the data anew, too
             aged(sources, place / "results" / "demo", number)
@@ -111,7 +111,7 @@ def shards(folder: Path, scale: float) -> Figure:
     plain = in_one.elsewhere(sources, folder / "plain", {})
     tried += 1
     held += not differing(digests(first, in_one.STAGES), plain)  # without Snakemake, the same
-    for number in range(count(20, scale)):
+    for number in range(count(12, scale)):
         aged(sources, folder / f"aged{number}", number)
         environment = other_circumstances(folder / f"other{number}", 100 + number)
         made = in_one.elsewhere(
