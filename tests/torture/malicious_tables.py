@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipeline.base import tables
 from pipeline.base.config import CompanionConfig
+from pipeline.base.seal import seal
 from pipeline.base.tables import ALIGNMENT, ITEMS, PLAN, TRACKLETS
 from pipeline.sources import listing
 from pipeline.voices import Prober, Voices
@@ -35,6 +36,7 @@ def noted(metadata: Mapping[bytes, bytes]) -> Callable[[Trap], None]:
     def run(trap: Trap) -> None:
         made = tables.table([TRACKLET], TRACKLETS).replace_schema_metadata(dict(metadata))
         pq.write_table(made, trap.inside / "t.parquet")
+        seal(trap.inside / "t.parquet")  # whoever makes the table can do so
         tables.read(trap.inside / "t.parquet", TRACKLETS)
         tables.read_meta(trap.inside / "t.parquet")
 
@@ -52,6 +54,7 @@ def extended(name: bytes) -> Callable[[Trap], None]:
         fields = [field.with_metadata(metadata) if field.name == "tracklet" else field for field in TRACKLETS.arrow]
         columns = tables.table([TRACKLET], TRACKLETS).columns
         pq.write_table(pa.table(columns, schema=pa.schema(fields, {b"dubtrack": NOTE})), trap.inside / "t.parquet")
+        seal(trap.inside / "t.parquet")
         tables.read(trap.inside / "t.parquet", TRACKLETS)
 
     return run
@@ -253,7 +256,7 @@ def attacks() -> Iterator[Attack]:
     )
 
     for path in ("../../outside/secret.mp3", "a/b.mp3", "/x.mp3", "a\\b.mp3", ".hidden.mp3"):
-        yield Attack(f"train.tsv: clip {path}", clips(f"{TITLES}x\t{path}\ts\ten\n"), "expected a file name such as")
+        yield Attack(f"train.tsv: clip {path}", clips(f"{TITLES}x\t{path}\ts\ten\n"), "is no plain file name")
     for path in ("|touch x", "$(touch x)", "-i", "concat:a", "a\0"):
         yield Attack(f"train.tsv: clip {path!r}, which is a name", clips(f"{TITLES}x\t{path}.mp3\ts\ten\n"))
     yield Attack("train.tsv: formula and HTML", clips(f"{TITLES}{FORMULA}\ta.mp3\t<script>x</script>\ten\n"))
