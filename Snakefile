@@ -63,7 +63,7 @@ rule verify_demo:
     conda:
         "environment.yml"
     shell:
-        "python -m shards.verify results/shards/demo-*/index.parquet --made-by pack_demo 2>&1 | tee {log}"
+        "python -m shards.verify results/shards/demo-*/ --made-by pack_demo 2>&1 | tee {log}"
 
 
 rule train_teacher_demo:
@@ -121,7 +121,7 @@ rule verify_mars:
     conda:
         "environment.yml"
     shell:
-        "python -m shards.verify results/shards/mars-*/index.parquet --made-by pack_mars 2>&1 | tee {log}"
+        "python -m shards.verify results/shards/mars-*/ --made-by pack_mars 2>&1 | tee {log}"
 
 
 rule train_teacher_mars:
@@ -177,7 +177,7 @@ rule verify_ilidsvid:
     conda:
         "environment.yml"
     shell:
-        "python -m shards.verify results/shards/ilidsvid-*/index.parquet --made-by pack_ilidsvid 2>&1 | tee {log}"
+        "python -m shards.verify results/shards/ilidsvid-*/ --made-by pack_ilidsvid 2>&1 | tee {log}"
 
 
 rule train_teacher_ilidsvid:
@@ -227,7 +227,7 @@ rule verify_prid2011:
     conda:
         "environment.yml"
     shell:
-        "python -m shards.verify results/shards/prid2011-*/index.parquet --made-by pack_prid2011 2>&1 | tee {log}"
+        "python -m shards.verify results/shards/prid2011-*/ --made-by pack_prid2011 2>&1 | tee {log}"
 
 
 rule train_teacher_prid2011:
@@ -271,7 +271,7 @@ rule verify_own:
     conda:
         "environment.yml"
     shell:
-        "python -m shards.verify results/shards/own-*/index.parquet --made-by pack_own 2>&1 | tee {log}"
+        "python -m shards.verify results/shards/own-*/ --made-by pack_own 2>&1 | tee {log}"
 
 
 rule train_visual_own:

@@ -113,7 +113,7 @@ def open_store(index: str, split: pa.Table, how: str) -> Store:
     """
     store = Store(index)
     roles, names = (split.column(name).to_pylist() for name in ("role", "tracklet"))
-    check(store, [name for role, name in zip(roles, names, strict=True) if role in ROLES], how, print)
+    check(store, [name for role, name in zip(roles, names, strict=True) if role in ROLES], how, print, alone=True)
     return store
 
 

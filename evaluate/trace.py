@@ -6,7 +6,7 @@ In:      metrics.json of one or more runs, as the report names them.
 Out:     the numbers, then every file behind them with its SHA-256 as noted when it was read: settings, weights (the teacher's,
          too), embeddings, shards, manifests, lists of the sources; the code of training, embedding and scoring; what differs.
 Source:  promise R13. Without --check only notes are read. With it every byte of every file is read again, tars and code
-         included; what differs is named and the exit status is 2.
+         included (once, also where several of the runs were trained on one store); what differs is named and the exit status is 2.
 
 A file that fits some of its notes and not others was made anew: what has the other notes is out of date. A file that fits none is
 damaged where it cannot be read, and else damaged or made anew. Pictures and clips as shipped are no part of the chain: what was
@@ -36,12 +36,18 @@ SHOWN = 16
 AGAIN = "run the same target again"
 
 
-def check(chain: Chain, sources: bool = True) -> list[str]:
+Verified = dict[tuple[Path, str], list[str]]
+"""What is wrong with each store that was read already, by its INDEX and the digest of that."""
+
+
+def check(chain: Chain, sources: bool = True, verified: Verified | None = None) -> list[str]:
     """What is wrong with the files behind one run, one sentence each; empty if every byte is as it was noted.
 
     Args:
         sources: also what lies outside the results folder: lists as shipped, pretrained weights.
+        verified: stores that runs checked just before have in common with this one are not read again; those read here are added.
     """
+    verified = {} if verified is None else verified
     links = [link for link in chain.links if sources or not link.outside]
     wrong = [*_unknown(links), *_seals(links), *chain.strangers]
     fitting = set()
@@ -53,11 +59,18 @@ def check(chain: Chain, sources: bool = True) -> list[str]:
             wrong += dict.fromkeys(f"{path}: {link.fault}" for link in found if link.fault)
     for store in chain.stores:
         if store.index in fitting:  # else its rows vouch for nothing
-            try:
-                wrong += [f"{store.index.parent}: {line}" for line in verify(store.index)]
-            except UserError as error:
-                wrong.append(str(error))
+            known = store.index.absolute(), digest_file(store.index)
+            if known not in verified:
+                verified[known] = _store(store.index)
+            wrong += verified[known]
     return [*wrong, *_code(chain)]
+
+
+def _store(index: Path) -> list[str]:
+    try:
+        return [f"{index.parent}: {line}" for line in verify(index)]
+    except UserError as error:
+        return [str(error)]
 
 
 def _unknown(links: list[Link]) -> list[str]:
@@ -215,12 +228,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_argument("--without-sources", action="store_true", help="check only what lies in the results folder")
     args = arguments.parse_args(argv)
-    problems = 0
+    problems, verified = 0, Verified()
     for path in args.metrics:
         chain = Chain(path, dict(args.at))
         if chain.links[0].fault and not args.check:
             raise ScoreError(f"{path}: {chain.links[0].fault}")
-        wrong = check(chain, not args.without_sources) if args.check else None
+        wrong = check(chain, not args.without_sources, verified) if args.check else None
         problems += len(wrong or [])
         if args.json:
             print(json.dumps(as_json(chain, wrong), ensure_ascii=False))

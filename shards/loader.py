@@ -95,9 +95,7 @@ def check(
     if how == "sizes":
         say("machine.check=sizes: the bytes of the tars were not checked (python -m shards.verify does it)")
         return
-    rank, ranks, threads = own_share()
-    if alone:
-        rank, ranks = 0, 1
+    rank, ranks, threads = own_share(alone)
     done = check_tars(index, keys, place or index.path.with_name, threads, (rank, ranks))
     say(f"{done}{f', the share of one of {ranks} processes' if ranks > 1 else ''}")
 

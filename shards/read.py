@@ -30,6 +30,9 @@ from shards import codec
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """File name of a tar: one that no shell, command or server takes for anything else, because a stream hands it to these."""
 
+LARGEST = 1 << 60
+"""No tar has as many bytes: sums of two such numbers fit into int64."""
+
 
 class Layout:
     """Where everything lies according to an INDEX: plain arrays, checked against each other.
@@ -43,7 +46,8 @@ class Layout:
         members: by suffix: int64 [samples] data offset (-1: the sample has no such member), int64 [samples] size.
 
     Raises:
-        ShardError: samples overlap or leave gaps, members lie outside their sample, or a tar has a name other than `NAME` allows.
+        ShardError: samples overlap or leave gaps, the members of a sample do not fill it one behind the other, or a tar has a name other
+            than `NAME` allows.
     """
 
     def __init__(self, index: pa.Table, where: str) -> None:
@@ -68,17 +72,18 @@ class Layout:
         sizes = index.column("size").to_numpy()
         expected = np.roll(self.offsets + sizes, 1)
         expected[starts] = 0
-        self._refuse(
-            index, (self.offsets != expected) | (sizes < codec.BLOCK) | (sizes % codec.BLOCK != 0), "samples overlap or leave gaps"
-        )
+        wrong = (self.offsets != expected) | (sizes < codec.BLOCK) | (sizes % codec.BLOCK != 0)
+        wrong |= (self.offsets > LARGEST) | (sizes > LARGEST)  # so that no sum below overflows
+        self._refuse(index, wrong, "samples overlap or leave gaps")
         self.sizes = [int(self.offsets[last] + sizes[last]) + codec.END for _, last in self.rows]
 
         lists = pa.concat_arrays(index.column("members").chunks)
-        row_of = np.repeat(np.arange(count), pc.list_value_length(lists).to_numpy())
+        counts = pc.list_value_length(lists).to_numpy()
+        self._refuse(index, counts == 0, "no member is listed")
+        row_of = np.repeat(np.arange(count), counts)
         fields = dict(zip(("suffix", "offset", "size", "digest"), lists.flatten().flatten(), strict=True))
         at, size = fields["offset"].to_numpy(), fields["size"].to_numpy()
-        outside = (at < self.offsets[row_of] + codec.BLOCK) | (size < 0) | (at + size > (self.offsets + sizes)[row_of])
-        self._refuse(index, np.bincount(row_of[outside], minlength=count) > 0, "members lie outside their sample")
+        self._refuse(index, self._unfilled(at, size, row_of, counts, sizes), "members lie with gaps, or do not fill their sample,")
         self.members: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         suffixes = fields["suffix"].dictionary_encode()
         for number, suffix in enumerate(suffixes.dictionary.to_pylist()):
@@ -91,6 +96,21 @@ class Layout:
         for suffix in codec.REQUIRED:
             absent = self.members[suffix][0] < 0 if suffix in self.members else np.ones(count, bool)
             self._refuse(index, absent, f"member {suffix} is missing")
+
+    def _unfilled(self, at: np.ndarray, size: np.ndarray, row_of: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """bool [samples]: whose members are not header, data and padding, one behind the other from the first byte to the last.
+
+        So a reader that takes one header after another meets those that INDEX implies, and no other.
+        """
+        whole = sizes[row_of]
+        wrong = (size < 0) | (size > whole)
+        ends = at + size + -size % codec.BLOCK
+        last = np.cumsum(counts) - 1
+        begins = np.roll(ends, 1)
+        begins[last - counts + 1] = self.offsets
+        wrong |= at != begins + codec.BLOCK
+        wrong[last] |= ends[last] != self.offsets + sizes
+        return np.bincount(row_of[wrong], minlength=len(counts)) > 0
 
     @staticmethod
     def _refuse(index: pa.Table, wrong: np.ndarray, what: str) -> None:

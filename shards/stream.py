@@ -78,7 +78,8 @@ class Known:
     Args:
         file: gives bytes; reads of it are whole blocks of a tar.
         shard: name of the tar, for errors.
-        rows: rows of INDEX of its samples.
+        rows: rows of INDEX of its samples, which `Layout` has seen to lie one behind the other: the first header is at byte 0, so a
+            compressed tar is refused before anybody unpacks it.
         size: bytes it must have.
     """
 
@@ -93,8 +94,8 @@ class Known:
         """The next bytes, fewer than `count` only at the end.
 
         Raises:
-            ShardError: a header is not the one that INDEX implies (a block of zeros, which ends an archive, may stand there), or
-                the tar goes on behind its end.
+            ShardError: a header is not the one that INDEX implies (a block of zeros, which ends an archive, may stand there), the
+                blocks behind the last sample are not zero, or the tar goes on behind its end.
         """
         if self._at % codec.BLOCK:  # it has ended in the middle of a block
             return b""
@@ -107,6 +108,8 @@ class Known:
         for start in range(0, len(data), codec.BLOCK):
             if known := self._headers.get(self._at + start):
                 self._compare(data[start : start + codec.BLOCK], *known)
+            elif self._size - codec.END <= self._at + start < self._size and any(data[start : start + codec.BLOCK]):
+                self._refuse(f"shard {self._shard}: the end-of-archive blocks are not zero; delete it and rerun pack_shard")
         self._at += len(data)
         if self._at > self._size:
             self._refuse(

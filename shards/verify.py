@@ -1,6 +1,6 @@
-"""Check every byte of stores against their INDEX: ``python -m shards.verify INDEX [INDEX ...]`` (exit status 2 if anything is wrong).
+"""Check every byte of stores against their INDEX: ``python -m shards.verify STORE [STORE ...]`` (exit status 2 if anything is wrong).
 
-In:      INDEX files with tars and twins beside them.   Out: one line for each thing that is wrong, in the order of INDEX.
+In:      folders of stores, or their INDEX files, with tars and twins beside them.   Out: one line for each thing that is wrong, in the order of INDEX.
 Source:  promises R5 and R13.
 
 Beside the bytes: what a sample says of itself is what INDEX says of it; each tar has its twin, which says the same; nothing lies there
@@ -22,20 +22,25 @@ from pipeline.base.errors import ShardError, TableError, UserError
 from shards import codec, whole
 from shards.read import Index
 
+INDEX = "index.parquet"
+"""Its name in the folder of a store."""
 TWIN = re.compile(r"\d{5}\.parquet")
 SAME = ("dataset", "cameras", "frames", "companion")
 """Notes of a twin that INDEX has, too."""
 
 
-def verify(index_path: str | os.PathLike[str], threads: int = 1) -> list[str]:
+def verify(index_path: str | os.PathLike[str], threads: int = 0) -> list[str]:
     """What is wrong with a store; empty if every byte of it is as listed, and nothing else is there.
+
+    Args:
+        threads: that share the work; 0: one for each core that this process may use.
 
     Raises:
         ShardError, TableError: the INDEX itself cannot be used.
     """
     index = Index(index_path)
     shards = range(len(index.layout.names))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    with ThreadPoolExecutor(threads or whole.own_share(alone=True)[2]) as pool:
         found = pool.map(lambda part: whole.wrong_in(index, index.path.with_name, part, _says), whole.parts(index, shards))
         wrong = [line for lines in found for line in lines]
     return wrong if _is_twin(index) else [*wrong, *_beside(index)]
@@ -97,13 +102,13 @@ def _twin(index: Index, path: Path, first: int, last: int) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
-    arguments.add_argument("index", type=Path, nargs="+", metavar="INDEX")
+    arguments.add_argument("store", type=Path, nargs="+", metavar="STORE", help="the folder of a store, or its INDEX")
     arguments.add_argument(
         "--made-by", default="", metavar="TARGET", help="the target that makes such a store, for the sentence about a missing one"
     )
     args = arguments.parse_args(argv)
     broken = []
-    for path in args.index:
+    for path in (given / INDEX if given.is_dir() else given for given in args.store):
         wrong, size = looked_at(path, args.made_by)
         for line in wrong:
             print(cli.printable(line), file=sys.stderr)
@@ -116,11 +121,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def looked_at(path: Path, made_by: str) -> tuple[list[str], int]:
-    """What is wrong with a store, also where there is none, and the bytes of its tars."""
+    """What is wrong with a store, given its INDEX, also where there is none, and the bytes of its tars."""
     if not path.exists():
-        return [f"{path}: there is no such store" + (f"; snakemake {made_by} makes one" if made_by else "")], 0
+        advice = f"; snakemake {made_by} makes one" if made_by else ""
+        if path.name == INDEX and path.parent.is_dir():
+            held = [name for name in files.sorted_names(path.parent) if name.endswith(".tar") or TWIN.fullmatch(name)]
+            if held:
+                others = f" and {len(held) - 1} more tars and twins" if len(held) > 1 else ""
+                return [f"{path.parent}: holds {held[0]}{others}, and no {INDEX} says what must be in them{advice}"], 0
+        return [f"{path}: there is no such store{advice}"], 0
     try:
-        return verify(path, whole.own_share()[2]), sum(Index(path).layout.sizes)
+        return verify(path), sum(Index(path).layout.sizes)
     except UserError as error:
         return [f"INDEX {error}"], 0
 

@@ -104,13 +104,16 @@ def wrong_in(index: Index, place: Place, part: Part, also: Also) -> list[str]:
     if not path.is_file():
         return wrong
     rows = index.table.slice(part.first, part.last - part.first + 1).to_pylist()
-    buffer = memoryview(bytearray(max(row["size"] for row in rows)))
     try:
         with open(path, "rb", buffering=0) as tar:
+            largest = min(max(row["size"] for row in rows), os.fstat(tar.fileno()).st_size)  # INDEX may claim anything
+            buffer = memoryview(bytearray(largest))
             for row in rows:
                 wrong += _looked_at(tar.fileno(), row, buffer, also)
     except OSError as error:
         wrong.append(f"shard {path.name}: cannot be read ({error.strerror})")
+    except MemoryError:
+        wrong.append(f"shard {path.name}: its samples are larger than the memory here; look at the largest with ls -l, or {AGAIN}")
     return wrong
 
 
@@ -168,7 +171,11 @@ def check_tars(index: Index, keys: Iterable[str], place: Place, threads: int, sh
     return Checked(len(shards), sum(layout.sizes[shard] for shard in shards), time.monotonic() - begun)
 
 
-def own_share() -> tuple[int, int, int]:
-    """Number of this process among the ranks of its node, how many they are (torchrun says both), and its threads for a check."""
-    rank, ranks = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def own_share(alone: bool = False) -> tuple[int, int, int]:
+    """Number of this process among the ranks of its node, how many they are (torchrun says both), and its threads for a check.
+
+    Args:
+        alone: no other rank takes part, whatever torchrun says: one process, with the threads of all.
+    """
+    rank, ranks = (0, 1) if alone else (int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return rank, ranks, max(1, len(os.sched_getaffinity(0)) // ranks)

@@ -23,12 +23,11 @@ LOADER = tuple(
         "augment.py",
         "draw.py",
         "read.py",
-        "whole.py",
         "codec.py",
         "prepare",
     )
 )
-"""Turns shards into batches."""
+"""Turns shards into batches. Without `shards.whole`: it only refuses, so no batch is another one when it changes."""
 
 RULES = tuple(f"evaluate/{name}.py" for name in ("retrieval", "distance", "protocols"))
 """Makes ranks and scores of vectors."""

@@ -54,6 +54,23 @@ def test_several_runs_and_the_exit_of_a_check(metrics, capsys):
     assert f"{metrics.with_name('config.json')}: damaged (not JSON" in capsys.readouterr().err
 
 
+def test_a_store_that_runs_share_is_read_once_and_named_for_each(metrics, capsys, monkeypatch):
+    both = [str(metrics), str(metrics.parents[1] / "plain/metrics.json")]
+    read, real = [], trace.verify
+    monkeypatch.setattr(trace, "verify", lambda index: read.append(index) or real(index))
+    shared = {store.index for store in Chain(Path(both[0]), {}).stores} & {store.index for store in Chain(Path(both[1]), {}).stores}
+    assert shared
+    trace.main([*both, "--check"])
+    assert len(read) == len(set(read)) and shared <= set(read)
+    index = shared.pop()
+    tar = next(path for path in sorted(index.parent.iterdir()) if path.suffix == ".tar")
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 1
+    with changed_to(tar, bytes(data)), pytest.raises(UserError, match="2 things behind these numbers are not as noted"):
+        trace.main([*both, "--check"])  # a new call reads again
+    assert capsys.readouterr().err.count(f"shard {tar.name}, sample") == 2
+
+
 def test_places_that_are_not_known(metrics, capsys):
     """Without a report nobody knows where the sources lie."""
     report = metrics.parents[5] / "report/inputs.json"

@@ -186,3 +186,35 @@ def test_a_stream_that_goes_on_is_refused(index):
     urls = f"pipe:cat {index.parent}/{{shard}} /dev/zero"
     with pytest.raises(ShardError, match=r"shard 00000\.tar: goes on behind the 13312 bytes that its index implies"):
         stream(index, "00000.tar", urls=urls, commands=True)
+
+
+def test_a_header_that_index_passes_over(index, monkeypatch):
+    """A link between two members, all samples as packed: the stream itself would not see it, so INDEX must leave no gap."""
+    rows, meta = tables.read(index, tables.INDEX).to_pylist(), tables.read_meta(index)
+    tar = index.parent / rows[0]["shard"]
+    data, gap = tar.read_bytes(), rows[0]["members"][1]["offset"] - codec.BLOCK
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/nowhere"
+    tar.write_bytes(data[:gap] + link.tobuf(tarfile.GNU_FORMAT) + data[gap:])
+    rows[0]["size"] += codec.BLOCK
+    for row in rows:
+        if row["shard"] == rows[0]["shard"]:
+            row["offset"] += codec.BLOCK * (row["offset"] > 0)
+            for member in row["members"]:
+                member["offset"] += codec.BLOCK * (member["offset"] > gap)
+    tables.write_rows(index, rows, tables.INDEX, {key: value for key, value in meta.items() if key not in ("schema", "version")})
+    with pytest.raises(ShardError, match="members lie with gaps, or do not fill their sample"):
+        stream(index)
+    monkeypatch.setattr(read.Layout, "_unfilled", lambda *_: np.zeros(len(rows), bool))
+    assert len(stream(index)) == len(rows)  # negative control
+
+
+@pytest.mark.parametrize("block", [-2, -1])
+def test_a_header_in_the_end_of_the_archive(index, block):
+    """From elsewhere: nobody has looked at the end before."""
+    tar = index.parent / "00000.tar"
+    data = tar.read_bytes()
+    at = len(data) + block * codec.BLOCK
+    tar.write_bytes(data[:at] + tarfile.TarInfo("more").tobuf(tarfile.GNU_FORMAT) + data[at + codec.BLOCK :])
+    with pytest.raises(ShardError, match="the end-of-archive blocks are not zero"):
+        stream(index, urls=f"pipe:cat {index.parent}/{{shard}}", commands=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from dataclasses import replace
 
@@ -9,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from evaluate import embed
 from pipeline.base import tables
 from pipeline.base.config import MachineConfig
 from pipeline.base.errors import ShardError
-from shards import loader, whole
+from shards import loader, verify, whole
 from shards.read import Index
 from tests.shards import making
 from tests.torture.small_store import make
@@ -141,3 +144,47 @@ def test_tars_that_validation_reads_are_checked_with_those_of_training(tmp_path)
     for also, tars in (((), 2), (held, 3)):
         loader.train_loader(store.index, split, run_of(), True, MachineConfig(workers=0), cpu, say=said.append, also=also).close()
         assert f" of {tars} tars in " in said[-1]
+
+
+def test_an_index_that_claims_more_than_any_memory(index):
+    """Sizes of 2^50 bytes: a sentence for each sample, no MemoryError."""
+    rows, meta = tables.read(index, tables.INDEX).to_pylist(), tables.read_meta(index)
+    last = rows[-1]
+    last["size"] += 1 << 50
+    last["members"][-1]["size"] += 1 << 50
+    tables.write_rows(index, rows, tables.INDEX, {key: value for key, value in meta.items() if key not in ("schema", "version")})
+    wrong = verify.verify(index)
+    assert any("00001.tar: its index implies" in line for line in wrong)
+    assert any(re.search(rf"sample {LAST[1]}: the tar ends \d{{16}} bytes early", line) for line in wrong), wrong
+    with pytest.raises(ShardError, match=r"00001\.tar: its index implies"):
+        check(index)
+
+
+def test_a_sample_larger_than_the_memory_is_a_sentence(index, monkeypatch):
+    """Where the tar really has these bytes."""
+
+    def none_left(size: int) -> bytearray:
+        raise MemoryError
+
+    monkeypatch.setattr(whole, "bytearray", none_left, raising=False)
+    with pytest.raises(ShardError, match=r"00000\.tar: its samples are larger than the memory here"):
+        check(index)
+
+
+def test_embedding_checks_all_tars_whatever_torchrun_has_left_in_the_environment(tmp_path, monkeypatch):
+    """It is one process always; a share of the check would let a flipped bit through."""
+    store = make(tmp_path / "one", 1, 2)
+    split = tables.read(store.split, tables.SPLIT)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert whole.own_share()[:2] == (int(rank), 2)
+        assert whole.own_share(alone=True) == (0, 1, len(os.sched_getaffinity(0)))
+        for name in store.tars:
+            row = store.of(name)[-1]
+            data = bytearray(store.files[name])
+            data[row["members"][-1]["offset"]] ^= 1
+            (store.folder / name).write_bytes(data)
+            with pytest.raises(ShardError, match=f"shard {name}, sample {row['key']}"):
+                embed.open_store(str(store.index), split, "bytes")
+            (store.folder / name).write_bytes(store.files[name])

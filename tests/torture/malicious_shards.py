@@ -71,10 +71,13 @@ def read_all(trap: Trap, index: Path, shard: str = TAR) -> None:
         except UserError as error:
             refusals[what] = str(error)
 
+    def verified() -> None:
+        if wrong := verify(index):
+            raise ShardError(wrong[0])
+
     see("offset", lambda: [Store(index).sample(key) for key in Store(index).keys])
     see("extract", lambda: trap.step("shards.show_shard", index, "--key", KEY, "--extract", trap.inside / "extracted"))
-    if wrong := verify(index):
-        refusals["verify"] = wrong[0]
+    see("verify", verified)
     see("stream", lambda: list(Tars(Index(index)).samples(shard)))
     see("command", lambda: list(Tars(Index(index), f"pipe:cat {index.parent}/{{shard}}", commands=True).samples(shard)))
     if missing := {"verify", "stream", "command"} - refusals.keys():
@@ -121,13 +124,52 @@ def sparse(trap: Trap) -> None:
     index = store_in(trap.inside)
     at = next(one for one in Store(index).table.to_pylist()[0]["members"] if one["suffix"] == codec.FRAMES)
     data = bytearray((trap.inside / TAR).read_bytes())
-    made = bytearray(header(f"{KEY}.{codec.FRAMES}", at["size"], type=tarfile.GNUTYPE_SPARSE))
+    data[at["offset"] - codec.BLOCK : at["offset"]] = sparse_header(f"{KEY}.{codec.FRAMES}", at["size"])
+    (trap.inside / TAR).write_bytes(data)
+    read_all(trap, index)
+
+
+def sparse_header(name: str, size: int) -> bytes:
+    """Of a member that takes `size` bytes in the tar and unfolds to 64 MiB of zeros."""
+    made = bytearray(header(name, size, type=tarfile.GNUTYPE_SPARSE))
     made[386:410] = b"00000000000\0" * 2  # one piece of no bytes ...
     made[483:495] = b"00400000000\0"  # ... of a file of 64 MiB
     made[148:156] = b" " * 8
     made[148:156] = b"%06o\0 " % sum(made)
-    data[at["offset"] - codec.BLOCK : at["offset"]] = made
-    (trap.inside / TAR).write_bytes(data)
+    return bytes(made)
+
+
+def odd_offsets(trap: Trap) -> None:
+    """A compressed tar, and an INDEX that lists no header where a block begins: nothing in it would be compared."""
+    index = store_in(trap.inside)
+    tar = trap.inside / TAR
+    tar.write_bytes(bomb(lzma.open)(trap, b"").ljust(tar.stat().st_size, b"\0"))
+
+    def edit(row: dict[str, Any]) -> None:
+        for one in row["members"]:
+            one.update(offset=one["offset"] + 1, size=one["size"] - 1)
+
+    rewrite(index, edit)
+    read_all(trap, index)
+
+
+def in_a_gap(trap: Trap) -> None:
+    """A link between two members, which INDEX passes over; all samples are there and as they were packed."""
+    index = store_in(trap.inside)
+    tar = trap.inside / TAR
+    data = tar.read_bytes()
+    gap = Store(index).table.to_pylist()[0]["members"][1]["offset"] - codec.BLOCK
+    link = header(f"{KEY}.link", 0, type=tarfile.SYMTYPE, linkname=str(trap.outside / "secret.txt"))
+    tar.write_bytes(data[:gap] + link + data[gap:])
+
+    def edit(row: dict[str, Any]) -> None:
+        if row["shard"] == TAR:
+            row["size"] += codec.BLOCK * (row["offset"] == 0)
+            row["offset"] += codec.BLOCK * (row["offset"] > 0)
+            for one in row["members"]:
+                one["offset"] += codec.BLOCK * (one["offset"] > gap)
+
+    rewrite(index, edit)
     read_all(trap, index)
 
 
@@ -309,6 +351,7 @@ def bomb(opened: Callable[..., Any]) -> Callable[[Trap, bytes], bytes]:
 PICKLE = b"cos\nsystem\n(S'touch {hit}'\ntR."
 SCRIPT = b"#!/bin/sh\ntouch {hit}\nexit 0\n"
 DIFFERENT = "found the header of|is not part of this format"
+GAPS = "members lie with gaps, or do not fill their sample"
 ESCAPES = {"../x": "above", "/{hit}": "absolute", "..\\x": "above, with a backslash", "a/../../../x": "above, from below"}
 
 
@@ -330,6 +373,13 @@ def attacks() -> Iterator[Attack]:
         run = member(f"{KEY}.{codec.FRAME_LENGTHS}", payload=pax, type=kind, linkname="{out}/secret.txt")
         yield Attack(f"tar: member that is a {what}", run, DIFFERENT)
     yield Attack("tar: sparse member", sparse, DIFFERENT)
+    yield Attack(
+        "tar: sparse member in the end of the archive",
+        whole(lambda trap, right: right[: -codec.END] + sparse_header(f"{KEY}.x", 0) + bytes(codec.BLOCK)),
+        "the end-of-archive blocks are not zero",
+    )
+    yield Attack("tar: xz bomb whose members INDEX lists off the blocks", odd_offsets, GAPS)
+    yield Attack("tar: link in a gap that INDEX leaves between members", in_a_gap, GAPS)
     yield Attack("tar: a name twice", member(f"{KEY}.{codec.META}"), DIFFERENT)
     yield Attack("tar: a name with an escape sequence", member(f"{KEY}.\x1b]0;x\x07"), DIFFERENT)
     for end in ("pyd", "pickle", "pkl", "pth", "cbor", "ten", "tb", "msg", "py", "npz"):

@@ -6,6 +6,7 @@ import platform
 
 import pytest
 
+from pipeline.base import tables
 from tests.torture import mel, offline, restart
 from tests.workflow import in_one
 from tests.workflow.circumstances import BROKEN, CLOCK, OFFLINE, SHUFFLED, aged, differing, marks, site
@@ -116,8 +117,24 @@ def test_going_on_gives_the_batch_that_walking_gives(rows, kind):
     assert len(set(walked.values())) == len(walked)  # so one step too few would show
 
 
-def test_going_on_at_step_one_million_reads_little(tmp_path, rows):
-    index, split = restart.write(tmp_path, rows)
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, rows):
+    """INDEX and SPLIT."""
+    return restart.write(tmp_path_factory.mktemp("packed"), rows)
+
+
+def test_going_on_at_step_one_million_reads_little(packed, rows):
+    index, split = packed
     told = restart.measured(index, split, "whole", restart.AT)
     assert told["digest"] == restart.digest(restart.restored(restart.made("whole", rows), restart.AT))
-    assert told["order"]["bytes"] + told["tables"]["bytes"] < restart.BYTES
+    assert told["order"]["bytes"] < restart.BYTES and restart.tables_are_small(told, index, split)
+    told["tables"]["bytes"] += index.stat().st_size
+    assert not restart.tables_are_small(told, index, split)  # INDEX read twice would show
+
+
+def test_index_is_as_large_as_that_of_mars(packed):
+    index, _ = packed
+    table = tables.read(index, tables.INDEX)
+    members = table.column("members").to_pylist()
+    assert table.num_rows == 20_478 and 4e6 < index.stat().st_size < 6e6
+    assert {len(some) for some in members} == {3, 6} and all(len(one["digest"]) == 64 for some in members for one in some)

@@ -200,6 +200,12 @@ BROKEN = (
         harm=False,
     ),
     Broken(
+        "an INDEX may leave gaps",
+        ("tar: link in a gap that INDEX leaves between members", "tar: xz bomb whose members INDEX lists off the blocks"),
+        together((read.Layout, "_unfilled", lambda self, at, size, row_of, counts, sizes: counts < 0)),
+        harm=False,
+    ),
+    Broken(
         "steps join paths of tables as they are",
         ("ITEMS: path '{out}/secret.wav'", "ALIGNMENT: path '../outside/secret.wav'"),
         together((voices, "below", _trusting_below), (encode_companion, "below", _trusting_below)),

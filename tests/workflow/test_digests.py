@@ -17,6 +17,9 @@ ALWAYS = {f"pipeline/base/{name}.py" for name in ("files", "origin", "seal", "se
 WORDS_ONLY = {f"pipeline/base/{name}.py" for name in ("batch", "build", "cli", "code", "config", "disk", "errors", "locks", "running")}
 """Lists of code reach a rule as the digest itself, settings reach a step as values in its params; the rest decides messages and who may write, not bytes."""
 
+REFUSING_ONLY = {"shards/whole.py"}
+"""Looks at the bytes of tars before a loader does, and lets them through or ends the step: what a step writes, it writes alike without it."""
+
 
 def file_of(repository: Path, name: str) -> str | None:
     """Repository path of the module that an import names (`package.module` or `package.module.name`)."""
@@ -63,7 +66,7 @@ def rules(repository: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def uncovered(repository: Path, module: str, digest: list[str]) -> set[str]:
-    needed = closure(repository, module) - ALWAYS - WORDS_ONLY
+    needed = closure(repository, module) - ALWAYS - WORDS_ONLY - REFUSING_ONLY
     return {path for path in needed if not any(path == part or path.startswith(part + "/") for part in digest)}
 
 
@@ -87,3 +90,17 @@ def test_what_a_training_notes_of_code_runs_it_again(repository):
 def test_a_missing_module_is_found(repository):
     module, digest = rules(repository)["pack_shard"]
     assert uncovered(repository, module, [part for part in digest if part != "shards/codec.py"]) == {"shards/codec.py"}
+
+
+def test_what_only_refuses_gives_a_loader_nothing(repository):
+    """Else it would belong into digests: only these names of it are used, and they return how much was read, where a tar lies, or cores."""
+    tree = ast.parse((repository / "shards/loader.py").read_text())
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "shards.whole"]
+    assert {alias.name for node in taken for alias in node.names} == {"Place", "check_tars", "own_share"}
+    users = {
+        str(path.relative_to(repository))
+        for folder in PACKAGES
+        for path in (repository / folder).rglob("*.py")
+        if any(name.startswith("shards.whole") for name in imports(ast.walk(ast.parse(path.read_text()))))
+    }
+    assert users == {"shards/loader.py", "shards/verify.py"}

@@ -144,3 +144,12 @@ def test_verify_targets_build_nothing_and_check_what_is_there(tmp_path):
     assert done.returncode != 0 and "shard 00001.tar: its index implies" in done.stdout
     assert "results/shards/mars-audio/index.parquet: every byte is as listed" in done.stdout
     assert "error: not as listed: results/shards/mars-none/index.parquet (1 thing); " in done.stdout
+    tar.write_bytes(tar.read_bytes() + b"\0")
+    (tmp_path / "results/shards/mars-none/index.parquet").unlink()
+    done = snakemake(tmp_path, "--", "verify_mars")
+    assert done.returncode != 0 and "mars-none: holds 00000.parquet and 3 more tars and twins, and no index.parquet says" in done.stdout
+    assert "in them; snakemake pack_mars makes one" in done.stdout and "Traceback" not in done.stdout
+    for path in (tmp_path / "results/shards/mars-none").iterdir():
+        path.unlink()
+    done = snakemake(tmp_path, "--", "verify_mars")  # an empty folder is no store either
+    assert done.returncode != 0 and "results/shards/mars-none/index.parquet: there is no such store" in done.stdout
