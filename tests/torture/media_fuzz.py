@@ -297,6 +297,8 @@ def large_clips(good: bytes) -> list[Hostile]:
         Hostile("WAV of 384 kHz", wav(384000, 1, 16, 0xFFFFFFFF), 30 << 20),
         Hostile("WAV, as much as is allowed", wav(192000, 1, 16, 0xFFFFFFFF), 2 * 192000 * 87),
         Hostile("WAV, 16 channels", wav(192000, 16, 8, 0xFFFFFFFF), 30 << 20),
+        Hostile("WAV of two minutes, 16 channels", wav(192000, 16, 8, 0xFFFFFFFF), 192000 * 16 * 119),
+        Hostile("RIFF, 700 MB of nothing", b"RIFF", 700 << 20),
         Hostile("zeros, 30 MB", b"\0", 30 << 20),
         Hostile("noise, 30 MB", noise.bytes(30 << 20)),
         Hostile("frame headers, 30 MB", b"\xff\xfb\x90\0" * (15 << 19)),
