@@ -26,7 +26,7 @@ from unittest import mock
 
 import numpy as np
 
-from pipeline.base import cli
+from pipeline.base import cli, pictures
 from pipeline.base.config import CompanionConfig, DatasetConfig, FramesConfig
 from pipeline.base.errors import MediaError, ShardError, UserError
 from pipeline.features import audio, frames
@@ -52,10 +52,8 @@ def clip(job: dict[str, Any]) -> dict[str, Any]:
 
 def picture(job: dict[str, Any]) -> dict[str, Any]:
     """A picture as encode_frames treats it; `loader` says what the loader makes of the stored frame, `check` what `frames.check` says."""
-    from pipeline.encode_frames import _read
-
     config = FramesConfig()
-    data = _read(job["path"])
+    data = pictures.read(job["path"])
     try:
         stored, made = frames.encode(data, config)
     except MediaError as error:
@@ -142,7 +140,7 @@ def _before(act: Callable[[], Any]) -> contextlib.ExitStack:
     from shards.stream import Tars
 
     stack = contextlib.ExitStack()
-    for owner, name in ((audio, "_decode"), (frames, "_decode"), (listing, "read_mat"), (Tars, "_open")):
+    for owner, name in ((audio, "_decode"), (pictures, "decode"), (listing, "read_mat"), (Tars, "_open")):
         real = getattr(owner, name)
         stack.enter_context(mock.patch.object(owner, name, lambda *given, real=real, **named: (act(), real(*given, **named))[1]))
     return stack
