@@ -67,6 +67,15 @@ def picture(job: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def shown(job: dict[str, Any]) -> dict[str, Any]:
+    """A picture as the report shrinks it."""
+    from evaluate.report_page.media import Media
+
+    media = Media()
+    media.thumbnail(Path(job["path"]), 112, "a person")
+    return {"outcome": "refused", "detail": media.refused[0]} if media.refused else {"outcome": "used"}
+
+
 def load(jpeg: bytes) -> str:
     """'' if the loader decodes a stored frame, else its sentence."""
     import torch
@@ -128,7 +137,7 @@ def tar(job: dict[str, Any]) -> dict[str, Any]:
     return {"outcome": "refused" if len(said) == 3 and all(shard in line for line in said) else "used", "detail": " | ".join(said)}
 
 
-KINDS = {"clip": clip, "picture": picture, "stored": stored, "table": table, "tar": tar}
+KINDS = {"clip": clip, "picture": picture, "shown": shown, "stored": stored, "table": table, "tar": tar}
 
 
 # --- broken on purpose -----------------------------------------------------------------------------------------------
@@ -217,7 +226,7 @@ def reset() -> None:
 
 def run(jobs: list[dict[str, Any]], out: Path, first: int) -> None:
     """Each job from `first` on; a line before and a line after it."""
-    if any(job["kind"] != "clip" for job in jobs):
+    if any(job["kind"] in ("picture", "stored", "tar") for job in jobs):
         load(b"")  # imports torch, which no file shall pay for (and no ffmpeg: its peak begins with that of the process that starts it)
     limit = int(memory("VmSize") * (1 << 20)) + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
