@@ -361,7 +361,7 @@ def align(
         "order": how.order,
         "fit": how.fit,
         "reuse": how.reuse,
-        "limits": {"min_seconds": config.audio.min_seconds, "silence_dbfs": config.audio.silence_dbfs},
+        "limits": {name: getattr(config.audio, name) for name in ("min_seconds", "silence_dbfs", "table_tolerance")},
         "unserved": [],
         "kind": config.kind,
         "dubbed": sorted(role for some in roles for role in some),

@@ -2,28 +2,26 @@
 
 In:      TRACKLETS, PLAN, the pictures below the data set's root.   Out: a stream (JPEG files one after another, tracklet
          after tracklet: players open it), QUARANTINE, and FRAMES, which says where each tracklet lies in the stream. FRAMES
-         is written last: it exists = the shard is done. One tracklet at a time is in memory.
+         is written last: it exists = the shard is done. One tracklet at a time is in memory, and few of its source files.
 Source:  layout.md section 9; promise R4: a broken picture is never passed over in silence. `broken: stop` ends the step
          after the whole shard was scanned; `broken: drop` leaves broken frames out and lists them.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.base import build, cli, files, tables
+from pipeline.base import build, cli, files, pictures, tables
 from pipeline.base.blocks import BlockWriter
 from pipeline.base.config import FramesConfig
 from pipeline.base.errors import MediaError, SourceError, UserError
@@ -31,10 +29,10 @@ from pipeline.features import frames
 
 FACTS = ("dataset", "identity", "kind", "camera")
 """What FRAMES takes over from TRACKLETS."""
+WAITING = 2
+"""Source files per thread that are held at once, at work and waiting: those of a tracklet may be many, and tens of megabytes each."""
 LISTED = 10
 """Broken frames that an error spells out; the rest is counted."""
-_PIECE = 1 << 16
-"""Bytes that one call reads: more than a frame of the known data sets has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesC
         if path.startswith("/") or ".." in path.split("/"):
             raise SourceError(f"tracklet {tracklet}: frame path '{path}' leaves the data set's root; paths must be relative to it")
         try:
-            data = _read(below + path)
+            data = pictures.read(below + path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # ValueError: a NUL, which no name has
             missing.append(path)
             continue
@@ -109,31 +107,21 @@ def encode_tracklet(tracklet: str, paths: list[str], root: Path, config: FramesC
     return Encoded(row, jpegs, broken, missing)
 
 
-def _read(path: str) -> bytes:
-    """A whole file, or as much of it as is too much for a frame; half the time of Python's own `open`, which asks for more than the bytes."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe is empty, and not waited for
-    try:
-        data = os.read(file, _PIECE)
-        if more := os.read(file, _PIECE):  # only an empty answer says that a file has ended
-            if not stat.S_ISREG(os.fstat(file).st_mode):  # a device never ends
-                raise OSError(errno.EINVAL, "no regular file")
-            parts = [data, more]
-            most = frames.BYTES // _PIECE + 1  # one more than `frames.encode` accepts, so that it sees the excess and memory stays bounded
-            while len(parts) <= most and (more := os.read(file, _PIECE)):
-                parts.append(more)
-            data = b"".join(parts)
-        return data
-    finally:
-        os.close(file)
-
-
 def encode_all(tracklets: Iterable[tuple[str, list[str]]], root: Path, config: FramesConfig, threads: int) -> Iterator[Encoded]:
     """:func:`encode_tracklet` for each (tracklet, paths), in their order, one after another, whatever `threads`."""
     if threads == 1:
         yield from (encode_tracklet(*pair, root, config) for pair in tracklets)
         return
     with ThreadPoolExecutor(threads) as pool:
-        yield from (encode_tracklet(*pair, root, config, pool.submit) for pair in tracklets)
+        room = Semaphore(WAITING * threads)
+
+        def submit(call: Callable[..., tuple[bytes, bool]], *arguments: Any) -> Future[tuple[bytes, bool]]:
+            room.acquire()
+            future = pool.submit(call, *arguments)
+            future.add_done_callback(lambda _: room.release())
+            return future
+
+        yield from (encode_tracklet(*pair, root, config, submit) for pair in tracklets)
 
 
 def write_stream(out: BlockWriter, encoded: Iterable[Encoded]) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[str]]:

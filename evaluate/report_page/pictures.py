@@ -38,6 +38,12 @@ class Shown:
     """Row of TRACKLETS by name."""
     heard: dict[str, list[dict[str, Any]]]
     """Rows of ALIGNMENT by tracklet, in time order."""
+    left_out: frozenset[str] = frozenset()
+    """Paths of broken frames (QUARANTINE), which nobody saw."""
+
+    def frames(self, name: str) -> list[str]:
+        """Paths of the frames of a tracklet that were packed."""
+        return [path for path in self.rows[name]["frames"] if path not in self.left_out]
 
 
 def shown_data(inputs: Inputs, media: str) -> dict[str, Shown]:
@@ -50,7 +56,11 @@ def shown_data(inputs: Inputs, media: str) -> dict[str, Shown]:
             heard: dict[str, list[dict[str, Any]]] = {}
             for row in tables.read(data.alignment, tables.ALIGNMENT).to_pylist() if data.alignment else []:
                 heard.setdefault(row["tracklet"], []).append(row)
-            out[group[0].name] = Shown(group[0].name, data, rows, heard)
+            listed = {path for one in group for path in one.quarantine}
+            left_out = frozenset(
+                path for file in listed for path in tables.read(file, tables.QUARANTINE, ["path"]).column("path").to_pylist()
+            )
+            out[group[0].name] = Shown(group[0].name, data, rows, heard, left_out)
     return out
 
 
@@ -120,7 +130,7 @@ def _strip(one: Shown, name: str, media: Media) -> Html:
     row = one.rows[name]
     pictures = [
         media.thumbnail(below(one.data.root, path), HIGH, f"{row['identity']}, camera {row['camera'] + 1}")
-        for path in _spread(row["frames"], STRIP)
+        for path in _spread(one.frames(name), STRIP)
     ]
     caption = f"{name} · camera {row['camera'] + 1} · {len(row['frames'])} frames"
     return el("figure", el("div", pictures, class_="strip"), el("figcaption", caption))
@@ -149,7 +159,8 @@ def _voice(one: Shown, row: Mapping[str, Any], letter: str, media: Media) -> Htm
     name = el("b", letter, class_=f"b{(ord(letter) - ord('A')) % STYLES}")
     if not row["path"]:
         return el("li", name, placeholder("synthetic signal, no file", row["item"]))
-    player = media.player(below(one.data.voices_root or one.data.root, row["path"]), f"clip {letter}: {row['item']}")
+    path = below(one.data.voices_root or one.data.root, row["path"])
+    player = media.player(path, f"clip {letter}: {row['item']}", row["start"], row["seconds"])
     return el("li", name, player, el("small", f"{row['seconds']:.1f} s"))
 
 
@@ -234,6 +245,6 @@ def _cell(rank: int, cell: Mapping[str, Any], shown: Shown | None, media: Media)
 def _middle(name: str, shown: Shown | None, media: Media) -> Html:
     """The frame in the middle of a tracklet."""
     row = shown.rows.get(name) if shown else None
-    if shown is None or row is None or not row["frames"]:
+    if shown is None or row is None or not (paths := shown.frames(name)):
         return placeholder("not shown", name)
-    return media.thumbnail(shown.data.root / row["frames"][len(row["frames"]) // 2], LOW, name)
+    return media.thumbnail(below(shown.data.root, paths[len(paths) // 2]), LOW, name)

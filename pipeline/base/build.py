@@ -7,6 +7,7 @@ The dataclasses in `config.py` are the only home of defaults, units and range ch
 from __future__ import annotations
 
 import dataclasses
+import math
 import reprlib
 import types
 import typing
@@ -17,7 +18,16 @@ from typing import Any, TypeVar
 from pipeline.base.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
-_SHOWN = reprlib.Repr()
+
+
+class _Shown(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return (
+            super().repr_int(x, level) if x.bit_length() < 4096 else f"a whole number of {x.bit_length()} bits"
+        )  # Python writes out no longer ones
+
+
+_SHOWN = _Shown()
 """Values in errors: cut, because a few lines of YAML with anchors are a value that no memory holds when it is written out."""
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 3, 200, 200
 
@@ -66,14 +76,17 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and kind in _TEXT:
-        # YAML 1.1 reads 1e-4 as text, and `snakemake --config` gives every nested value as text
+    given = value
+    # YAML 1.1 reads 1e-4 as text, and `snakemake --config` gives every nested value as text
+    if (isinstance(value, str) and kind in _TEXT) or (kind is float and type(value) is int):
         try:
-            return _TEXT[kind](value)
+            value = _TEXT[kind](value)
+        except OverflowError:  # a whole number beyond the largest float
+            value = math.inf
         except (ValueError, KeyError):
             pass
+    if kind is float and type(value) is float and not math.isfinite(value):
+        raise ConfigError(f"{where}={_SHOWN.repr(given)}: expected a finite number")
     if type(value) is not kind:
         raise ConfigError(f"{where}={_SHOWN.repr(value)}: expected {_PLAIN.get(kind, kind)}, found {type(value).__name__}")
     return value

@@ -112,6 +112,11 @@ class AudioConfig:
         _require(0 < self.min_seconds <= self.max_seconds, f"min_seconds={self.min_seconds}: must be in 0..max_seconds={self.max_seconds}")
         _require(self.table_tolerance >= 0, f"table_tolerance={self.table_tolerance}: must not be negative")
 
+    @property
+    def shortest(self) -> float:
+        """Seconds of the shortest clip that can be used: `min_seconds`, or what one Fourier transform needs."""
+        return max(self.min_seconds, (self.n_fft // 2 + 1) / self.rate)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignmentConfig:

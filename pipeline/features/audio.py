@@ -28,19 +28,23 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from pipeline.base.build import plain
 from pipeline.base.config import AudioConfig, CompanionConfig
-from pipeline.base.errors import ConfigError, MediaError
+from pipeline.base.errors import ConfigError, MediaError, UserError
 from pipeline.base.seeds import rng
 
 LONGEST = 120.0
 """Seconds of sound that are read at once; bounds memory whatever a header claims. Voice clips last some 5 s."""
 BYTES = 1 << 25
-"""A larger file is not read as one clip: two minutes of 16-bit stereo at 48 kHz have less, a voice clip 40 kB."""
+"""A larger file of coded sound is not read as one clip: decoders search it for what they know. A voice clip has 40 kB."""
+PCM_HEADS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"caff")
+"""How files of plain samples begin, which may be larger, because they are read in blocks, and no further than LONGEST."""
 TAG_BYTES = 1 << 24
 """A larger ID3 tag is refused: libsndfile reads tags into memory. Pictures in tags end at 16 MB."""
 RATES = (1_000, 192_000)
 """Lowest and highest believable sample rate."""
 CHANNELS = 16
 """Most believable channels; a header may claim 1,024, and each second read would be as long."""
+PCM_BYTES = int(LONGEST * RATES[1] * 8 * 4)
+"""A larger file is not read as one clip, whatever it holds: LONGEST of eight channels of 32 bit at the highest rate."""
 READ = 1 << 21
 """Values (samples times channels) that are asked for at once."""
 LOUDEST = 1e3
@@ -50,10 +54,10 @@ FFMPEG_FORMATS = (
     *("ac3", "eac3", "ape", "wv", "tta", "tak", "avi", "flv", "mpeg", "mpegts", "gsm", "sln", "voc", "nistsphere", "sox", "dsf", "rm"),
 )
 """Demuxers that ffmpeg may use: files that hold sound themselves, none that names other files (hls, concat, dash, sdp, ...)."""
-FFMPEG_SECONDS = 4.0
-"""Time limit for one file in ffmpeg (it needs some 0.05 s)."""
 FFMPEG_WORK = 3
-"""The same in seconds of computing: on a crowded machine a file fails only if it is at fault."""
+"""Seconds of computing that ffmpeg may take for one file (it needs some 0.05 s); a file that takes more is at fault."""
+FFMPEG_WAIT = 120.0
+"""Seconds by the clock after which the step ends: a slow disk or a crowded machine is no fault of the file, so it is no verdict on it."""
 FFMPEG_BYTES = 1 << 26
 """Bound on ffmpeg's output: LONGEST of stereo at 48 kHz has less."""
 FFMPEG_BLOCK = 1 << 26
@@ -98,6 +102,7 @@ def decode(path: Path, start: float | None = None, seconds: float | None = None)
 
     Raises:
         MediaError: 'missing' (no such regular file) or 'unreadable' (with what the decoders said).
+        UserError: ffmpeg waited for FFMPEG_WAIT; says nothing about the file.
     """
     sound = _decode(path, start, seconds)
     return sound.wave, sound.rate, sound.decoder
@@ -109,6 +114,8 @@ def _decode(path: Path, start: float | None, seconds: float | None) -> Sound:
     _look(path, whole=start is None)
     sound, said = _soundfile(path, start, seconds)
     if sound is None:
+        if start is None:
+            _check_bytes(path.stat().st_size, BYTES)
         sound = _ffmpeg(path, start, seconds, said)
     if len(sound.wave) > LONGEST * sound.rate:
         raise MediaError("unreadable", f"longer than {LONGEST:g} s; split it, or name start and seconds")
@@ -122,14 +129,19 @@ def _look(path: Path, whole: bool) -> None:
     size = path.stat().st_size
     if not size:
         raise MediaError("unreadable", "empty file (0 bytes)")
-    if whole and size > BYTES:
-        raise MediaError("unreadable", f"{size} bytes, at most {BYTES} are read as one clip; split it, or name start and seconds")
     with open(path, "rb") as file:
         head = file.read(10)
+    if whole:
+        _check_bytes(size, PCM_BYTES if head.startswith(PCM_HEADS) else BYTES)
     if head[:3] == b"ID3" and len(head) == 10:
         tag = sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
         if tag > TAG_BYTES:
             raise MediaError("unreadable", f"ID3 tag claims {tag} bytes, at most {TAG_BYTES}; remove the tag")
+
+
+def _check_bytes(size: int, most: int) -> None:
+    if size > most:
+        raise MediaError("unreadable", f"{size} bytes, at most {most} are read as one clip; split it, or name start and seconds")
 
 
 def _frames(rate: int, seconds: float | None) -> int:
@@ -203,9 +215,12 @@ def _ffmpeg(path: Path, start: float | None, seconds: float | None, said: str) -
     )
     with command.run_async(cmd=ffmpeg_executable(), pipe_stdout=True) as process:
         try:
-            out, _ = process.communicate(timeout=FFMPEG_SECONDS)
+            out, _ = process.communicate(timeout=FFMPEG_WAIT)
         except subprocess.TimeoutExpired:
-            raise MediaError("unreadable", f"libsndfile: {said}; ffmpeg: not done after {FFMPEG_SECONDS:g} s") from None
+            raise UserError(
+                f"{path}: ffmpeg has not read it in {FFMPEG_WAIT:g} s, though it computed for less than {FFMPEG_WORK} s: the disk or the "
+                "machine is too slow now; run again, with fewer jobs at once"
+            ) from None
         finally:
             process.kill()
     if process.returncode == -signal.SIGXCPU:
@@ -262,24 +277,24 @@ def probe(path: Path, start: float | None, seconds: float | None, config: AudioC
 def judge(seconds: float, level: float, claimed: float, config: AudioConfig, listed: bool) -> tuple[str, str]:
     """('', '') for a usable clip, else reason and detail: 'truncated', then 'short', then 'silent'.
 
-    libsndfile returns what it has of a clip that was cut, without an error: whole MPEG frames of 24 or 36 ms. Where a table of
-    durations lists the clip, less than the longer of these may be missing (`table_tolerance`). Where only the file's own header, or whoever named
-    a part of the file, says how long it is, a clip counts as truncated where more than 5 % or 0.1 s of that is missing (40 ms are
-    granted to every clip: MP3 headers of sound clips claim up to 966 samples, 30 ms, too much).
+    libsndfile returns what it has of a clip that was cut, without an error: whole MPEG frames, of 24 ms at 48 kHz and 36 ms at 32 kHz.
+    Where a table of durations lists the clip, `table_tolerance` may be missing: 35 ms, just less than a frame at 32 kHz, and more than
+    the 34.5 ms that an encoder's delay takes there, which some decoders count as sound. Where only the file's own header, or whoever
+    named a part of the file, says how long it is, a clip counts as truncated where more than 5 % or 0.1 s of that is missing (40 ms
+    are granted to every clip: MP3 headers of sound clips claim up to 966 samples, 30 ms, too much).
 
     Args:
         seconds: as decoded.
         level: dBFS.
         claimed: seconds.
-        config: its limits.
+        config: its limits (`min_seconds`, at least what one Fourier transform needs; `silence_dbfs`, `table_tolerance`).
         listed: the claim is that of a table of durations.
     """
     lost = claimed - seconds
     if lost > (config.table_tolerance if listed else max(0.04, min(0.05 * claimed, 0.1))):
         return "truncated", f"{seconds:.3f} s decoded, {claimed:.3f} s claimed"
-    least = max(config.min_seconds, (config.n_fft // 2 + 1) / config.rate)
-    if seconds < least:
-        return "short", f"{seconds:.3f} s, at least {least:g} s needed"
+    if seconds < config.shortest:
+        return "short", f"{seconds:.3f} s, at least {config.shortest:g} s needed"
     if level < config.silence_dbfs:
         return "silent", f"{level:.1f} dBFS, at least {config.silence_dbfs:g} dBFS needed"
     return "", ""
@@ -531,8 +546,9 @@ def folder(config: CompanionConfig, root: Path) -> Path:
 
 
 def about(config: CompanionConfig) -> dict[str, Any]:
-    """What FEATURES meta says about the values."""
-    return {"form": "log-mel", "bands": config.audio.bands, "audio": plain(config.audio), "versions": decoders()}
+    """What FEATURES meta says about the values; what decided whether a clip is used, ALIGNMENT meta says."""
+    settings = {name: value for name, value in plain(config.audio).items() if name != "table_tolerance"}
+    return {"form": "log-mel", "bands": config.audio.bands, "audio": settings, "versions": decoders()}
 
 
 def decoders() -> dict[str, str]:

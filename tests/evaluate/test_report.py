@@ -6,11 +6,15 @@ import csv
 import html
 import io
 import json
+import os
 import re
+import struct
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from evaluate.report_page import sections
 from evaluate.report_page.figures import DotRow, Series, dot_rows, legend, line_chart, ticks
@@ -19,7 +23,7 @@ from evaluate.report_page.markup import Html, el, text
 from evaluate.report_page.media import Media
 from evaluate.report_page.page import words
 from evaluate.report_page.summary import headline_rows, kept_words, markdown_cell, score_rows, sheet_cell
-from pipeline.base import tables
+from pipeline.base import pictures, tables
 from pipeline.base.errors import ConfigError, UserError
 from tests.evaluate.pages import make, part, run
 
@@ -333,6 +337,74 @@ def test_media_budget_is_kept(tmp_path):
     media = Media(left=1000)
     assert "<audio" in media.player(tmp_path / "a.mp3", "a") and "too long" in media.player(tmp_path / "a.mp3", "a")
     assert "not shown" in media.thumbnail(tmp_path / "a.mp3", 10, "no picture") and len(media.refused) == 2
+
+
+def test_a_broken_frame_that_was_left_out_is_never_shown(tmp_path, monkeypatch):
+    inputs = make(tmp_path)
+    Image.new("RGB", (16, 32), "red").save(tmp_path / "root/q/bad.png")
+    rows = tables.read(tmp_path / "t.parquet", tables.TRACKLETS).to_pylist()
+    for row in rows:
+        row["frames"] = ["q/bad.png", row["frames"][0], "q/bad.png", "q/bad.png"]
+    tables.write_rows(tmp_path / "t.parquet", rows, tables.TRACKLETS)
+    opened = []
+    read = pictures.read
+    monkeypatch.setattr(pictures, "read", lambda path: (opened.append(path.rpartition("/")[2]), read(path))[1])
+    run(inputs)
+    assert "bad.png" in opened  # the control: where QUARANTINE does not list it
+    opened.clear()
+    listed = [{"path": "q/bad.png", "what": "frame", "reason": "truncated", "detail": "by hand"}]
+    tables.write_rows(tmp_path / "quarantine.parquet", listed, tables.QUARANTINE)
+    run(inputs)
+    assert set(opened) == {"1.jpg"}
+
+
+def test_a_picture_that_cannot_be_shown_is_a_placeholder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    saved = io.BytesIO()
+    Image.new("RGB", (16, 32)).save(saved, "PNG")
+    files = {
+        "cut.png": saved.getvalue()[:20],
+        "scans.jpg": b"\xff\xd8\xff" + b"\xff\xda" * 2000,
+        "strips.tiff": b"II*\0" + struct.pack("<IHHHIIII", 8, 1, 273, 4, 1 << 22, 8, 0, 0) + bytes(100),
+        "empty.jpg": b"",
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    with open(tmp_path / "zeros.jpg", "wb") as file:
+        file.truncate(2 << 30)
+    media = Media()
+    for name in (*files, "pipe.jpg", "zeros.jpg", "absent.jpg"):
+        assert "not shown" in media.thumbnail(tmp_path / name, 32, name), name
+    assert len(media.refused) == 7 and "pipe.jpg: empty: the file has no bytes" in media.refused
+    assert not any(str(tmp_path) in line for line in media.refused)
+
+
+def test_a_picture_of_one_row_gives_no_mile_of_thumbnail(tmp_path):
+    Image.new("L", (1_000_000, 1)).save(tmp_path / "a.png")
+    media = Media()
+    assert "data:image/jpeg" in media.thumbnail(tmp_path / "a.png", 100, "a") and not media.refused and media.left > 1_000_000
+
+
+def test_a_recording_is_looked_at_before_it_is_read(tmp_path, monkeypatch):
+    with open(tmp_path / "a.wav", "wb") as file:
+        file.truncate(2 << 30)
+    os.mkfifo(tmp_path / "b.wav")
+    monkeypatch.setattr(Path, "read_bytes", None)
+    media = Media()
+    assert "too long for this page" in media.player(tmp_path / "a.wav", "a")
+    assert "not playable here" in media.player(tmp_path / "b.wav", "b")
+    assert "file not found" in media.player(tmp_path / "c.wav", "c")
+    assert media.refused == [
+        "a.wav: 2,147,483,648 bytes are too many for this page",
+        "b.wav: no regular file",
+        "c.wav: No such file or directory",
+    ]
+
+
+def test_where_a_part_of_a_recording_was_used_the_player_plays_that_part(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"x")
+    assert 'src="data:audio/wav;base64,eA==#t=1.250,1.750"' in Media().player(tmp_path / "a.wav", "a", 1.25, 0.5)
+    assert 'src="data:audio/wav;base64,eA=="' in Media().player(tmp_path / "a.wav", "a", None, 0.5)
 
 
 def keep(inputs, stage, kept=None, looks=()):

@@ -8,12 +8,13 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from PIL import Image, ImageFile
 
 from pipeline import encode_frames, plan_shards
-from pipeline.base import tables
+from pipeline.base import pictures, tables
 from pipeline.base.config import FramesConfig
 from pipeline.base.errors import SourceError, UserError
 from pipeline.features import frames
@@ -163,12 +164,40 @@ def test_only_frames_that_are_made_are_handed_over(folder, monkeypatch):
         assert sorted(handed) == sorted((data, threads == 1) for name in "ab" for data in FILES[name] if data != GOOD)
 
 
+@pytest.mark.parametrize(("waiting", "bounded"), [(encode_frames.WAITING, True), (1000, False)])
+def test_few_source_files_are_held_at_once(tmp_path, monkeypatch, waiting, bounded):
+    """The second is the control: all 40 of a tracklet are read before the first is done."""
+    (tmp_path / "a.bmp").write_bytes(saved(picture(), "BMP"))
+    encode, lock, held, most = frames.encode, threading.Lock(), 0, 0
+
+    def count(change):
+        nonlocal held, most
+        with lock:
+            held += change
+            most = max(most, held)
+
+    def slow(data, config):
+        time.sleep(0.005)
+        try:
+            return encode(data, config)
+        finally:
+            count(-1)
+
+    read = pictures.read
+    monkeypatch.setattr(pictures, "read", lambda path: (count(1), read(path))[1])
+    monkeypatch.setattr(frames, "encode", slow)
+    monkeypatch.setattr(encode_frames, "WAITING", waiting)
+    made = list(encode_frames.encode_all([("t", ["a.bmp"] * 40)], tmp_path, FramesConfig(height=32, width=16), 2))
+    assert len(made[0].jpegs) == 40
+    assert (most <= 5) == bounded
+
+
 def test_a_file_larger_than_one_read_and_what_is_none(tmp_path):
     data = bytes(range(256)) * 1000 + b"end"
     (tmp_path / "f").write_bytes(data)
-    assert encode_frames._read(str(tmp_path / "f")) == data
+    assert pictures.read(str(tmp_path / "f")) == data
     (tmp_path / "empty").write_bytes(b"")
-    assert encode_frames._read(str(tmp_path / "empty")) == b""
+    assert pictures.read(str(tmp_path / "empty")) == b""
     (tmp_path / "a" / "0.jpg").mkdir(parents=True)
     (tmp_path / "b").write_bytes(b"")
     (tmp_path / "loop").symlink_to("loop")

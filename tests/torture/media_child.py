@@ -26,7 +26,7 @@ from unittest import mock
 
 import numpy as np
 
-from pipeline.base import cli
+from pipeline.base import cli, pictures
 from pipeline.base.config import CompanionConfig, DatasetConfig, FramesConfig
 from pipeline.base.errors import MediaError, ShardError, UserError
 from pipeline.features import audio, frames
@@ -52,10 +52,8 @@ def clip(job: dict[str, Any]) -> dict[str, Any]:
 
 def picture(job: dict[str, Any]) -> dict[str, Any]:
     """A picture as encode_frames treats it; `loader` says what the loader makes of the stored frame, `check` what `frames.check` says."""
-    from pipeline.encode_frames import _read
-
     config = FramesConfig()
-    data = _read(job["path"])
+    data = pictures.read(job["path"])
     try:
         stored, made = frames.encode(data, config)
     except MediaError as error:
@@ -67,6 +65,15 @@ def picture(job: dict[str, Any]) -> dict[str, Any]:
     except MediaError as error:
         out["check"] = error.reason
     return out
+
+
+def shown(job: dict[str, Any]) -> dict[str, Any]:
+    """A picture as the report shrinks it."""
+    from evaluate.report_page.media import Media
+
+    media = Media()
+    media.thumbnail(Path(job["path"]), 112, "a person")
+    return {"outcome": "refused", "detail": media.refused[0]} if media.refused else {"outcome": "used"}
 
 
 def load(jpeg: bytes) -> str:
@@ -130,7 +137,7 @@ def tar(job: dict[str, Any]) -> dict[str, Any]:
     return {"outcome": "refused" if len(said) == 3 and all(shard in line for line in said) else "used", "detail": " | ".join(said)}
 
 
-KINDS = {"clip": clip, "picture": picture, "stored": stored, "table": table, "tar": tar}
+KINDS = {"clip": clip, "picture": picture, "shown": shown, "stored": stored, "table": table, "tar": tar}
 
 
 # --- broken on purpose -----------------------------------------------------------------------------------------------
@@ -142,7 +149,7 @@ def _before(act: Callable[[], Any]) -> contextlib.ExitStack:
     from shards.stream import Tars
 
     stack = contextlib.ExitStack()
-    for owner, name in ((audio, "_decode"), (frames, "_decode"), (listing, "read_mat"), (Tars, "_open")):
+    for owner, name in ((audio, "_decode"), (pictures, "decode"), (listing, "read_mat"), (Tars, "_open")):
         real = getattr(owner, name)
         stack.enter_context(mock.patch.object(owner, name, lambda *given, real=real, **named: (act(), real(*given, **named))[1]))
     return stack
@@ -219,7 +226,7 @@ def reset() -> None:
 
 def run(jobs: list[dict[str, Any]], out: Path, first: int) -> None:
     """Each job from `first` on; a line before and a line after it."""
-    if any(job["kind"] != "clip" for job in jobs):
+    if any(job["kind"] in ("picture", "stored", "tar") for job in jobs):
         load(b"")  # imports torch, which no file shall pay for (and no ffmpeg: its peak begins with that of the process that starts it)
     limit = int(memory("VmSize") * (1 << 20)) + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))

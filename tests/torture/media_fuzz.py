@@ -297,6 +297,8 @@ def large_clips(good: bytes) -> list[Hostile]:
         Hostile("WAV of 384 kHz", wav(384000, 1, 16, 0xFFFFFFFF), 30 << 20),
         Hostile("WAV, as much as is allowed", wav(192000, 1, 16, 0xFFFFFFFF), 2 * 192000 * 87),
         Hostile("WAV, 16 channels", wav(192000, 16, 8, 0xFFFFFFFF), 30 << 20),
+        Hostile("WAV of two minutes, 16 channels", wav(192000, 16, 8, 0xFFFFFFFF), 192000 * 16 * 119),
+        Hostile("RIFF, 700 MB of nothing", b"RIFF", 700 << 20),
         Hostile("zeros, 30 MB", b"\0", 30 << 20),
         Hostile("noise, 30 MB", noise.bytes(30 << 20)),
         Hostile("frame headers, 30 MB", b"\xff\xfb\x90\0" * (15 << 19)),
@@ -447,6 +449,13 @@ def _shared_tags() -> bytes:
     return tiff_tags(tags, b"x" * 30_000)[:65_000]
 
 
+def _directories() -> bytes:
+    """A TIFF of 60,000 directories that share bytes, each of 65,535 tags of no values: the first names the others."""
+    count, first = 60_000, 8 + 2 + 12 * 60_000
+    named = struct.pack("<IH", 8, count) + b"".join(struct.pack("<HHII", 0x8769, 4, 0, first + 12 * n) for n in range(count))
+    return b"II*\0" + named + (b"\xff\xff" + bytes(10)) * (count + 65_536)
+
+
 def odd_pictures(good: bytes) -> list[Hostile]:
     """Each attacks one weakness: kinds of JPEG that nobody writes, and claims that are not true."""
     plain = saved(np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
@@ -497,7 +506,7 @@ def bombs(good: bytes) -> list[Hostile]:
     plain, waves = saved(grey), saved(grey, progressive=True)
     scans, png = segments(waves), saved(grey, "PNG")
     last = scans[-1]
-    large = saved(np.zeros((2600, 2600, 3), np.uint8), progressive=True)
+    large = saved(np.zeros((3500, 3500, 3), np.uint8), progressive=True)
     repeated = [*segments(large), segments(large)[-1]]
     tag_bomb = tiff_tags(
         [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8), (278, 4, 1, 16), (279, 4, 1, 256),
@@ -513,15 +522,15 @@ def bombs(good: bytes) -> list[Hostile]:
     grey_blocks = segments(saved(Image.new("L", (8, 8), 128)))  # 6 bits a block: no difference to the one before, and no more
     tables = [*grey_blocks[:-1], (0xDA, grey_blocks[-1][1][:10] + bytes.fromhex("28a28a") * (3750 * 3750 // 4))]
     compressed = sized(joined(tables), 30000, 30000, components=1)
-    small_tiff = saved(Image.new("RGB", (2800, 2800)), "TIFF", compression="tiff_deflate")
-    rle = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + struct.pack("<IiiHHIIiiII", 40, 2800, 2800, 1, 8, 1, 0, 0, 0, 256, 0)
+    small_tiff = saved(Image.new("RGB", (3500, 3500)), "TIFF", compression="tiff_deflate")
+    rle = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + struct.pack("<IiiHHIIiiII", 40, 3500, 3500, 1, 8, 1, 0, 0, 0, 256, 0)
     exif = _shared_tags()
     return [
         Hostile("EXIF of 20 MB", joined([application(0xE1, b"Exif\0\0" + exif)] * 320 + segments(good))),
         Hostile("30,000 x 30,000 compressed", compressed),
         Hostile("1,000,000 scans", joined([*scans, *[last] * 1_000_000])),
-        Hostile("30 scans of 7 Mpixel", joined([*repeated, *[repeated[-1]] * 20])),
-        Hostile("1,000 scans of 7 Mpixel", joined([*repeated, *[repeated[-1]] * 1_000])),
+        Hostile("23 scans of 12 Mpixel", joined([*repeated, *[repeated[-1]] * 12])),
+        Hostile("1,000 scans of 12 Mpixel", joined([*repeated, *[repeated[-1]] * 1_000])),
         Hostile("comments, 7 million", joined([application(0xFE, b"")] * (7 << 20) + segments(plain))),
         Hostile("segments as long as can be", joined([application(0xE2, b"ICC_PROFILE\0\1\1" + bytes(65_000))] * 400 + segments(plain))),
         Hostile("fill bytes, 30 MB", plain[:2] + b"\xff" * (30 << 20) + plain[2:]),
@@ -531,15 +540,17 @@ def bombs(good: bytes) -> list[Hostile]:
         Hostile("coded zeros, 30 MB", plain[:-2] + bytes(30 << 20) + plain[-2:]),
         Hostile("zeros, 2 GB", b"\xff\xd8\xff", 2 << 30),
         Hostile("PNG bomb", bomb),
-        Hostile("PNG of 7 Mpixel", saved(Image.new("RGBA", (2600, 2600)), "PNG")),
+        Hostile("PNG of 12 Mpixel", saved(Image.new("RGBA", (3500, 3500)), "PNG")),
         Hostile("PNG text bomb", png[:33] + text + png[33:]),
         Hostile("PNG of 2 million chunks", png[:33] + _chunk(b"tEXt", b"a\0b") * (1 << 21) + png[33:]),
         Hostile("PNG with EXIF of 20 MB", png[:33] + _chunk(b"eXIf", exif * 320) + png[33:]),
-        Hostile("TIFF of 7 Mpixel", small_tiff),
+        Hostile("TIFF of 12 Mpixel", small_tiff),
         Hostile("TIFF whose tags share bytes", tag_bomb),
         Hostile("TIFF of 4 million strips", strips),
-        Hostile("BMP of run lengths", rle + bytes(1024) + b"\1\1" * 2800 * 2800),
+        Hostile("TIFF of 60,000 directories", _directories()),
+        Hostile("WebP of noise, 12 Mpixel", saved(rng(SEED, "bombs").integers(0, 255, (3500, 3500, 4), np.uint8), "WEBP", quality=50, method=0)),
+        Hostile("BMP of run lengths", rle + bytes(1024) + b"\1\1" * 3500 * 3500),
         Hostile("PPM of text", b"P3\n2000 2000 255\n" + b"1 " * 12_000_000),
         Hostile("PPM of one comment", b"P6\n#" + b"x" * (30 << 20) + b"\n16 16 255\n" + bytes(768)),
-        Hostile("WebP of 7 Mpixel", saved(Image.new("RGBA", (2600, 2600)), "WEBP", quality=1, method=0)),
+        Hostile("WebP of 12 Mpixel", saved(Image.new("RGBA", (3500, 3500)), "WEBP", quality=1, method=0)),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Hostile media, the fast form: about a hundred clips, as many pictures, each with the checks and the controls of the full form."""
+"""Hostile media, the fast form: some eighty clips, as many pictures, each with the checks and the controls of the full form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.torture.torture_media import CLIP, PICTURE, cuts, foreign, in_shards,
 
 
 def test_hostile_clips_are_used_or_listed_and_harm_nobody(tmp_path):
-    laid, _ = torture_media.clips(tmp_path / "clips", 90, large=False)
+    laid, _ = torture_media.clips(tmp_path / "clips", 32, large=False)
     figure, results = survived(laid.jobs("clip"), tmp_path / "alone", CLIP)
     assert figure.good(), figure
     figure = torture_media.through_dubbing([(laid, 2)], reasons(results), tmp_path / "dub", inside=True)
@@ -20,8 +20,8 @@ def test_hostile_clips_are_used_or_listed_and_harm_nobody(tmp_path):
 
 
 def test_hostile_pictures_are_packed_or_listed_and_harm_nobody(tmp_path):
-    laid, _ = torture_media.pictures(tmp_path / "pictures", 60, large=False)
-    jobs = [*laid.jobs("picture"), *foreign(tmp_path / "foreign"), *in_shards(laid)]
+    laid, _ = torture_media.pictures(tmp_path / "pictures", 36, large=False)
+    jobs = [*laid.jobs("picture"), *foreign(tmp_path / "foreign"), *in_shards(laid), *laid.jobs("shown")]
     figure, results = survived(jobs, tmp_path / "alone", PICTURE)
     assert figure.good(), figure
     results = results[: len(laid.files)]

@@ -114,9 +114,12 @@ def source_digest(*paths):
 def probing(companion):
     """What allocation depends on: not the mel settings, which no clip has to be decoded again for."""
     whole = plain(SETTINGS.companions[companion])
+    audio = SETTINGS.companions[companion].audio
     limits = {
-        name: whole["audio"][name]
-        for name in ("min_seconds", "max_seconds", "silence_dbfs")
+        "min_seconds": audio.shortest,
+        "max_seconds": audio.max_seconds,
+        "silence_dbfs": audio.silence_dbfs,
+        "table_tolerance": audio.table_tolerance,
     }
     tokens = {name: whole["tokens"][name] for name in ("encoder", "store", "tokens")}
     if whole["kind"] != "audio_tokens":
@@ -129,6 +132,7 @@ def probing(companion):
 def encoding(companion):
     """What decoding depends on: of the tokens, who makes them, and only where they are read here all the rest."""
     whole = plain(SETTINGS.companions[companion])
+    whole["audio"].pop("table_tolerance")  # decides which clips are used, and no values
     wanted = {"kind": whole["kind"], "audio": whole["audio"]}
     if companion in FROZEN:
         wanted["tokens"] = {"encoder": whole["tokens"]["encoder"]}
@@ -402,7 +406,7 @@ def form_of(companion):
     whole = plain(SETTINGS.companions[companion])
     tokens = whole["kind"] == "audio_tokens"
     form = {**whole["tokens" if tokens else "audio"], "kind": whole["kind"]}
-    for name in ("store", "min_seconds", "silence_dbfs"):
+    for name in ("store", "min_seconds", "silence_dbfs", "table_tolerance"):
         form.pop(name, None)
     return json.dumps(form, sort_keys=True)
 

@@ -103,7 +103,9 @@ rule report:
         runtime=30,
     params:
         config=lambda wildcards: section(SETTINGS.report),
-        code=source_digest("evaluate", "evaluate/report_page/page.css"),
+        code=source_digest(
+            "evaluate", "evaluate/report_page/page.css", "pipeline/base/pictures.py"
+        ),
     shell:
         "python -m evaluate.report {output.html} --markdown {output.markdown} --csv {output.csv} --inputs {input.inputs}"
         " --config {params.config:q} > {log} 2>&1"
@@ -152,7 +154,9 @@ rule ablation:
         config=lambda wildcards: section(
             replace(SETTINGS.report, title=f"Ablation {wildcards.ablation}")
         ),
-        code=source_digest("evaluate", "evaluate/report_page/page.css"),
+        code=source_digest(
+            "evaluate", "evaluate/report_page/page.css", "pipeline/base/pictures.py"
+        ),
     shell:
         "python -m evaluate.report {output.html} --markdown {output.markdown} --csv {output.csv} --ablation-csv {output.table}"
         " --inputs {input.inputs} --config {params.config:q} > {log} 2>&1"

@@ -28,6 +28,7 @@ rule encode_frames:
         code=source_digest(
             "pipeline/encode_frames.py",
             "pipeline/base/blocks.py",
+            "pipeline/base/pictures.py",
             "pipeline/features/frames.py",
         ),
     shell:

@@ -236,3 +236,19 @@ def test_a_value_that_nobody_could_print_is_cut():
     with pytest.raises(ConfigError, match=r"expected a mapping") as error:
         build(ClipConfig, bomb, "clip")
     assert len(str(error.value)) < 2000
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", float("nan"), 10**400, -(10**400), 1 << 40_000], ids=range(8))
+def test_a_number_is_finite(value):
+    with pytest.raises(ConfigError, match=r"^Inner.rate=.*: expected a finite number$") as caught:
+        build(Inner, {"rate": value})
+    assert len(str(caught.value)) < 200
+
+
+def test_a_number_too_long_to_be_written_out_is_an_error_that_can_be_read():
+    with pytest.raises(ConfigError, match=r"^Outer.name=a whole number of 40001 bits: expected string, found int$"):
+        build(Outer, {"name": 1 << 40_000})
+
+
+def test_whole_numbers_and_text_are_numbers():
+    assert [build(Inner, {"rate": value}).rate for value in (10**300, "1e-4", -3)] == [1e300, 1e-4, -3.0]

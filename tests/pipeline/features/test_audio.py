@@ -28,7 +28,7 @@ from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import MelSpectrogram
 
 from pipeline.base.config import AudioConfig, CompanionConfig
-from pipeline.base.errors import ConfigError, MediaError
+from pipeline.base.errors import ConfigError, MediaError, UserError
 from pipeline.base.seeds import rng
 from pipeline.features import ENCODERS, audio
 
@@ -310,15 +310,16 @@ def test_what_libsndfile_refuses_goes_to_ffmpeg(tmp_path):
     assert np.abs(part - wave[8000:24000]).max() == 0
 
 
-def test_ffmpeg_has_a_time_limit(tmp_path, monkeypatch):
+def test_a_machine_too_slow_for_ffmpeg_ends_the_step_and_is_no_verdict_on_the_clip(tmp_path, monkeypatch):
     slow = tmp_path / "ffmpeg"
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(slow.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(audio, "ffmpeg_executable", lambda: str(slow))
-    monkeypatch.setattr(audio, "FFMPEG_SECONDS", 0.2)
+    monkeypatch.setattr(audio, "FFMPEG_WAIT", 0.2)
     (tmp_path / "a.bin").write_bytes(b"no sound at all")
-    with pytest.raises(MediaError, match=r"unreadable: libsndfile: Format not recognised; ffmpeg: not done after 0.2 s"):
-        audio.decode(tmp_path / "a.bin")
+    with pytest.raises(UserError, match=r"a.bin: ffmpeg has not read it in 0.2 s, .* too slow now; run again") as caught:
+        audio.probe(tmp_path / "a.bin", None, None, CONFIG)
+    assert not isinstance(caught.value, MediaError)
 
 
 def test_ffmpeg_has_a_limit_of_computing_which_a_busy_machine_does_not_use_up(tmp_path, monkeypatch):
@@ -340,9 +341,30 @@ def test_size_tag_and_channels_are_looked_at_before_anything_is_decoded(tmp_path
     path.write_bytes(b"ID3\4\0\0\x08\0\0\x01" + bytes(100))
     with pytest.raises(MediaError, match="ID3 tag claims 16777217 bytes, at most 16777216"):
         audio.decode(path)
-    with open(path, "wb") as file:
+    for head, most in ((b"ID3", audio.BYTES), (b"RIFF", audio.PCM_BYTES), (b"fLaC", audio.BYTES)):
+        path.write_bytes(head)
+        with open(path, "r+b") as file:
+            file.truncate(most + 1)
+        with pytest.raises(MediaError, match=f"{most + 1} bytes, at most {most} are read as one clip"):
+            audio.decode(path)
+
+
+def test_two_minutes_of_a_studio_recording_are_read_as_one_clip(tmp_path):
+    path = tmp_path / "a.wav"
+    with soundfile.SoundFile(path, "w", 48000, 2, "PCM_24") as file:
+        for second in range(118):
+            file.write(voice(1.0, 48000, str(second))[:, None].repeat(2, axis=1))
+    assert path.stat().st_size > audio.BYTES
+    assert audio.probe(path, None, 118.0, CONFIG).reason == ""
+
+
+def test_a_large_file_that_only_begins_like_plain_samples_is_not_given_to_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_ffmpeg", None)
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF but nothing of the kind")
+    with open(path, "r+b") as file:
         file.truncate(audio.BYTES + 1)
-    with pytest.raises(MediaError, match="33554433 bytes, at most 33554432 are read as one clip"):
+    with pytest.raises(MediaError, match=f"at most {audio.BYTES} are read as one clip"):
         audio.decode(path)
 
 

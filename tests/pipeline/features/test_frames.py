@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.base import pictures
 from pipeline.base.config import FramesConfig
 from pipeline.base.errors import MediaError
 from pipeline.base.seeds import rng
 from pipeline.features import frames
 
 CONFIG = FramesConfig(height=32, width=16)
-SCANS = frames.SCANS
+SCANS = pictures.SCANS
 REASONS = {"empty", "unreadable", "truncated", "too large"}
 
 
@@ -280,15 +281,25 @@ def test_real_frames_are_taken_as_they_are(real_data):
     assert all(frames._walk(data, 256, 128) == len(frames._accepted[256, 128]) for data in read)  # one head, so 338 were not walked through
 
 
+def directories(count: int, tags: int) -> bytes:
+    """A TIFF whose first directory names `count` further ones, of `tags` tags of no values each."""
+    size = 2 + 12 * tags
+    at = [8 + 2 + 12 * count + n * size for n in range(count)]
+    first = struct.pack("<IH", 8, count) + b"".join(struct.pack("<HHII", 0x8769, 4, 0, offset) for offset in at)
+    return b"II*\0" + first + (struct.pack("<H", tags) + struct.pack("<HHII", 1000, 1, 0, 0) * tags) * count
+
+
 BOMBS = {
-    "pixels": (saved(Image.new("RGB", (1, 1)), "BMP").replace(struct.pack("<ii", 1, 1), struct.pack("<ii", 4096, 2049)), "4096 x 2049 pixels"),
+    "pixels": (saved(Image.new("RGB", (1, 1)), "BMP").replace(struct.pack("<ii", 1, 1), struct.pack("<ii", 4096, 3073)), "4096 x 3073 pixels"),
     "scans": (saved(picture(64, 64), progressive=True)[:-2] + b"\xff\xda\0\2" * 100 + b"\xff\xd9", "scans of 64 x 64 pixels, at most 100"),
     "segments": (b"\xff\xd8" + b"\xff\xfe\0\2" * 8193 + saved(picture())[2:], "more than 8192 segments and fill bytes"),
     "fill": (b"\xff\xd8" + b"\xff" * 9000 + saved(picture())[2:], "more than 8192 segments and fill bytes"),
     "chunks": (saved(picture(), "PNG")[:33] + (bytes(4) + b"teXt" + bytes(4)) * 8193, "more than 8192 chunks"),
     "EXIF": (b"\xff\xd8" + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 2 + saved(picture())[2:], "131070 bytes of EXIF, at most 65536"),
     "strips": (b"II*\0" + struct.pack("<IHHHIIII", 8, 1, 273, 4, 65537, 8, 0, 0) + bytes(300_000), "tag 273 of the TIFF claims 65537 values"),
-    "tags": (b"II*\0" + struct.pack("<IH", 8, 2) + struct.pack("<HHII", 700, 7, 900, 8) * 2 + bytes(1000), "claim 1800 bytes, the file has 1034"),
+    "tags": (b"II*\0" + struct.pack("<IH", 8, 2) + struct.pack("<HHII", 700, 7, 900, 8) * 2 + bytes(1000), "claim 1800 bytes or more, the file has 1034"),
+    "directories": (directories(20, 1), "more than 8 directories in the TIFF"),
+    "tags of directories": (directories(3, 3000), "more than 8192 tags in the TIFF"),
     "BigTIFF": (b"II+\0" + bytes(60), "a BigTIFF"),
     "text": (b"P3\n2 2\n255\n" + b"1 " * 12, "no PPM of binary numbers"),
     "a long head": (b"P6\n#" + b"x" * 5000 + b"\n1 1\n255\n123", "no PPM of binary numbers"),
@@ -305,7 +316,7 @@ def test_what_would_take_long_is_refused_before_it_is_decoded(name, monkeypatch)
 
 
 def test_a_file_larger_than_all_pixels_is_not_even_looked_at(monkeypatch):
-    monkeypatch.setattr(frames, "BYTES", 700)
+    monkeypatch.setattr(pictures, "BYTES", 700)
     assert not frames.is_stored_form(saved(picture()) * 3, 32, 16)
     with pytest.raises(MediaError, match="too large: more than 700 bytes"):
         frames.encode(bytes(701), CONFIG)
@@ -327,3 +338,9 @@ def test_with_check_a_frame_that_is_taken_as_it_is_is_decoded_before():
     with pytest.raises(MediaError, match="unreadable"):
         frames.encode(damaged, replace(CONFIG, check=True))
     assert frames.encode(data, replace(CONFIG, check=True)) == (data, False)
+
+
+@pytest.mark.parametrize("size", [(4096, 2160), (4000, 3000)])
+def test_whole_frames_of_large_cameras_are_taken(size):
+    for kind in ("JPEG", "BMP"):
+        assert frames.encode(saved(Image.new("RGB", size), kind), CONFIG)[1]
