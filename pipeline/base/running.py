@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import locks
+from pipeline.base import disk, locks
 from pipeline.base.errors import UserError
 from pipeline.base.files import umask
 
@@ -255,12 +255,14 @@ def watch(workflow: Any, say: Say) -> None:
             try:
                 if not workflow.is_main_process:
                     stack.enter_context(step())
-                    return execute(*arguments, executor_plugin=executor_plugin, **named)
+                    return executed(*arguments, executor_plugin=executor_plugin, **named)
                 run = stack.enter_context(
                     registered(Path(".snakemake").absolute(), say, shlex.join(sys.argv), local=bool(about.local_exec))
                 )
             except UserError as error:
                 raise WorkflowError(str(error)) from None
+            except OSError as error:
+                raise refused(error) from None
             except locks.NoLocksError as error:
                 say(
                     f"this file system has no locks ({error}): two runs at once are told apart by Snakemake alone; after a kill add --unlock once"
@@ -269,7 +271,18 @@ def watch(workflow: Any, say: Say) -> None:
                 this.append(run)
                 if about.local_exec:  # on other machines the lock of this one may not be seen
                     os.environ[RUN] = str(run.record)
-            return execute(*arguments, executor_plugin=executor_plugin, **named)
+            return executed(*arguments, executor_plugin=executor_plugin, **named)
+
+    def executed(*arguments: Any, **named: Any) -> Any:
+        """What a disk refuses Snakemake itself (its notes, old outputs that it takes away) is one sentence, too."""
+        try:
+            return execute(*arguments, **named)
+        except OSError as error:
+            raise refused(error) from None
+
+    def refused(error: OSError) -> Exception:
+        told = disk.explain(None, error)
+        return error if told is None else WorkflowError(str(told))
 
     def building() -> None:
         build()
@@ -490,11 +503,8 @@ def alone(folder: Path, say: Say) -> Iterator[None]:
                 f"{folder.parent}: {living} is at work here; wait for it, or end it (kill {living.process}), then type the same command "
                 "again; nothing was changed"
             )
-        for other in found.elsewhere.values():
-            raise UserError(
-                f"{folder.parent}: {other}, may still be at work here: its lock cannot be seen from {socket.gethostname()}; once you are "
-                "sure that it is gone, run snakemake --unlock, then the same command again; nothing was changed"
-            )
+        for other in found.doubtful.values():
+            raise UserError(f"{folder.parent}: {other.in_doubt()}; nothing was changed")
         yield
     finally:
         os.close(gate)

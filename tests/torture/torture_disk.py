@@ -121,8 +121,9 @@ def wrong_stop(status: int, output: str, *, alone: bool) -> list[str]:
 
 
 def comparable(found: dict[str, str]) -> dict[str, str]:
-    """The part of a tree that two uninterrupted runs have in common: metrics.jsonl holds speeds."""
-    return {name: digest for name, digest in found.items() if not name.startswith(CHANGING) and not name.endswith("metrics.jsonl")}
+    """The part of a tree that two uninterrupted runs have in common: metrics.jsonl holds speeds, and origin.json the digest of it."""
+    uncommon = ("metrics.jsonl", "origin.json")
+    return {name: digest for name, digest in found.items() if not name.startswith(CHANGING) and not name.endswith(uncommon)}
 
 
 def stopped(
