@@ -503,7 +503,7 @@ def alone(folder: Path, say: Say) -> Iterator[None]:
                 f"{folder.parent}: {living} is at work here; wait for it, or end it (kill {living.process}), then type the same command "
                 "again; nothing was changed"
             )
-        for other in found.doubtful.values():
+        for other in found.in_doubt.values():
             raise UserError(f"{folder.parent}: {other.in_doubt()}; nothing was changed")
         yield
     finally:
