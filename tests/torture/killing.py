@@ -105,8 +105,8 @@ class Whole:
     files: dict[str, str]
     """Path below results/ -> SHA-256."""
     seconds: dict[bool, float]
-    """Length of a run that begins in an empty folder (True) or in a copy of `ready` (False), two at a time, with nothing counted:
-    what is shorter than this has to be killed anew."""
+    """Length of a run that begins in an empty folder (True) or in a copy of `ready` (False), two at a time, nothing counted;
+    corrected by those that end before they could be killed, since each has to be tried anew."""
     points: dict[bool, dict[str, int]]
     """How many points of each kind such a run has."""
 
@@ -155,7 +155,11 @@ def attack(one: Attack, whole: Whole, place: Path, draw: np.random.Generator) ->
             hit = killed.returncode != 0
         else:
             killed = start(place, whole.settings, TARGET, broken=one.broken)
-            time.sleep(share * whole.seconds[one.empty])
+            started = time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                killed.wait(share * whole.seconds[one.empty])
+                # shorter than it was taken for: so are others, and each that is killed too late is a run for nothing
+                whole.seconds[one.empty] = (whole.seconds[one.empty] + time.monotonic() - started) / 2
             hit = kill(killed, place, one.victim)
         if hit:
             orphans = stop(killed.pid)
