@@ -79,6 +79,7 @@ UNQUOTED = {
     "params.source": "one of a fixed list",
     "params.protocols": "of a fixed list",
     "params.download": "an option or nothing",
+    "params.alignment": "an option with a name below results/, or nothing",
     "params.companion": "options with names below results/ and a kind of a fixed list",
     "params.given": "quoted where it is made",
     "params.weights": "quoted where it is made",
