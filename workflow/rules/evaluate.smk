@@ -28,7 +28,7 @@ rule embed:
         code=source_digest(*EMBEDDING),
     shell:
         "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
-        " --split {input.split} --workers {params.workers} --check {params.check} --threads {params.threads} > {log} 2>&1"
+        " --split {input.split} --workers {params.workers} --check {params.check:q} --threads {params.threads} > {log} 2>&1"
 
 
 rule score:
