@@ -226,7 +226,7 @@ def reset() -> None:
 
 def run(jobs: list[dict[str, Any]], out: Path, first: int) -> None:
     """Each job from `first` on; a line before and a line after it."""
-    if any(job["kind"] in ("picture", "stored", "tar") for job in jobs):
+    if any(job["kind"] in ("picture", "stored", "tar") for job in jobs[first:]):
         load(b"")  # imports torch, which no file shall pay for (and no ffmpeg: its peak begins with that of the process that starts it)
     limit = int(memory("VmSize") * (1 << 20)) + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))

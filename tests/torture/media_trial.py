@@ -28,7 +28,7 @@ HANG = 5.0
 because the machine may have other work."""
 CAP = 256.0
 """MB that one file may take, beyond what the process had before it; also of the decoder that it starts."""
-BROKEN_HANG = 2.0
+BROKEN_HANG = 1.0
 """Seconds by the clock after which a product that hangs on purpose is given up: whoever waits longer learns nothing."""
 CLIP_REASONS = ("unreadable", "truncated", "short", "silent", "missing")
 FRAME_REASONS = ("empty", "unreadable", "truncated", "too large")
