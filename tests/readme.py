@@ -72,7 +72,20 @@ def switches() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"README.md": {"tables": tables, "targets": targets}, "docs/dubbernet.md": {"switches": switches}}
+def promises() -> str:
+    """What docs/reliability.md measured, summed over the rows of each of its parts."""
+    lines = ["| promise | attacks withstood | broken on purpose, and noticed |", "|---|---|---|"]
+    for heading, part in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", (ROOT / "docs/reliability.md").read_text(), re.MULTILINE | re.DOTALL):
+        counts = [
+            [int(number.replace(",", "")) for number in found]
+            for found in re.findall(r"^\| .*? \| ([\d,]+)/([\d,]+) \| .*? \| ([\d,]+)/([\d,]+) \|", part, re.MULTILINE)
+        ]
+        held, tried, caught, controls = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0, 0)
+        lines.append(f"| {heading} | {held:,} of {tried:,} | {caught:,} of {controls:,} |")
+    return "\n".join(lines)
+
+
+PAGES = {"README.md": {"tables": tables, "targets": targets, "promises": promises}, "docs/dubbernet.md": {"switches": switches}}
 """Page -> its made parts."""
 
 

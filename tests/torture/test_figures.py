@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.torture import __main__ as torture
@@ -16,9 +18,15 @@ def test_good_means_that_all_held_and_every_control_was_caught(tried, held, cont
     assert Figure("a promise", tried, held, "a control", controls, caught).good() is good
 
 
-def test_every_topic_has_its_part_of_the_page():
+def test_every_topic_has_its_figures_on_the_page():
     page = torture.PAGE.read_text()
-    assert [topic for topic in torture.TOPICS if f"<!-- {topic} -->\n" not in page or f"<!-- /{topic} -->" not in page] == []
+    parts = {topic: re.search(rf"<!-- {topic} -->\n(.*?)<!-- /{topic} -->", page, re.DOTALL) for topic in torture.TOPICS}
+    assert [topic for topic, part in parts.items() if part is None or "\nMeasured " not in part[1]] == []
+
+
+def test_the_page_shows_no_promise_that_did_not_hold():
+    rows = re.findall(r"^\| .*? \| ([\d,]+)/([\d,]+) \| .*? \| ([\d,]+)/([\d,]+) \|", torture.PAGE.read_text(), re.MULTILINE)
+    assert rows and [row for row in rows if row[0] != row[1] or row[2] != row[3]] == []
 
 
 def test_figures_are_written_between_the_marks_of_their_topic_and_nowhere_else(tmp_path, monkeypatch):
