@@ -34,9 +34,9 @@ from pipeline.base.seeds import rng
 LONGEST = 120.0
 """Seconds of sound that are read at once; bounds memory whatever a header claims. Voice clips last some 5 s."""
 BYTES = 1 << 25
-"""A larger file of coded sound is not read as one clip: decoders search it for what they know. A voice clip has 40 kB."""
-PCM_HEADS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"caff")
-"""How files of plain samples begin, which may be larger, because they are read in blocks, and no further than LONGEST."""
+"""A larger file is not read as one clip, because decoders search it for what they know; but a WAV is. A voice clip has 40 kB."""
+WAV_HEAD = 1 << 16
+"""Bytes within which the samples of a larger WAV begin."""
 TAG_BYTES = 1 << 24
 """A larger ID3 tag is refused: libsndfile reads tags into memory. Pictures in tags end at 16 MB."""
 RATES = (1_000, 192_000)
@@ -44,7 +44,7 @@ RATES = (1_000, 192_000)
 CHANNELS = 16
 """Most believable channels; a header may claim 1,024, and each second read would be as long."""
 PCM_BYTES = int(LONGEST * RATES[1] * 8 * 4)
-"""A larger file is not read as one clip, whatever it holds: LONGEST of eight channels of 32 bit at the highest rate."""
+"""A larger WAV is not read as one clip, either: LONGEST of eight channels of 32 bit at the highest rate."""
 READ = 1 << 21
 """Values (samples times channels) that are asked for at once."""
 LOUDEST = 1e3
@@ -130,13 +130,24 @@ def _look(path: Path, whole: bool) -> None:
     if not size:
         raise MediaError("unreadable", "empty file (0 bytes)")
     with open(path, "rb") as file:
-        head = file.read(10)
+        head = file.read(WAV_HEAD if size > BYTES else 10)
     if whole:
-        _check_bytes(size, PCM_BYTES if head.startswith(PCM_HEADS) else BYTES)
-    if head[:3] == b"ID3" and len(head) == 10:
-        tag = sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        _check_bytes(size, PCM_BYTES if _mostly_samples(head, size) else BYTES)
+    if head[:3] == b"ID3" and len(head) >= 10:
+        tag = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         if tag > TAG_BYTES:
             raise MediaError("unreadable", f"ID3 tag claims {tag} bytes, at most {TAG_BYTES}; remove the tag")
+
+
+def _mostly_samples(head: bytes, size: int) -> bool:
+    """Whether a file is a WAV whose samples reach to its end, or near: libsndfile would search anything else, chunk by chunk."""
+    at = 12
+    while head[:4] == b"RIFF" and head[8:12] == b"WAVE" and at + 8 <= len(head):
+        length = int.from_bytes(head[at + 4 : at + 8], "little")
+        if head[at : at + 4] == b"data":
+            return at + 8 + length > size - BYTES
+        at += 8 + length + length % 2
+    return False
 
 
 def _check_bytes(size: int, most: int) -> None:

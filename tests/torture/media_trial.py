@@ -114,7 +114,9 @@ def _until_it_ends(jobs: Sequence[Job], folder: Path, first: int, patience: floa
             if out.stat().st_size != size:
                 size, since = out.stat().st_size, time.monotonic()
                 begun = first + out.read_bytes().count(b'"outcome"')
-            elif size and time.monotonic() - since > (BROKEN_HANG if jobs[begun].more.get("broken") == "hangs" else patience):
+            elif size and time.monotonic() - since > (
+                BROKEN_HANG if jobs[min(begun, len(jobs) - 1)].more.get("broken") == "hangs" else patience
+            ):
                 ended = "hangs"
                 child.kill()
             elif not size and time.monotonic() - since > 300:

@@ -341,12 +341,24 @@ def test_size_tag_and_channels_are_looked_at_before_anything_is_decoded(tmp_path
     path.write_bytes(b"ID3\4\0\0\x08\0\0\x01" + bytes(100))
     with pytest.raises(MediaError, match="ID3 tag claims 16777217 bytes, at most 16777216"):
         audio.decode(path)
-    for head, most in ((b"ID3", audio.BYTES), (b"RIFF", audio.PCM_BYTES), (b"fLaC", audio.BYTES)):
+    for head, most in (
+        (b"ID3", audio.BYTES),
+        (b"RIFF\0\0\0\0WAVEdata\xff\xff\xff\xff", audio.PCM_BYTES),
+        (b"RIFF", audio.BYTES),
+        (b"fLaC", audio.BYTES),
+    ):
         path.write_bytes(head)
         with open(path, "r+b") as file:
             file.truncate(most + 1)
         with pytest.raises(MediaError, match=f"{most + 1} bytes, at most {most} are read as one clip"):
             audio.decode(path)
+
+
+def test_a_large_wav_is_one_whose_samples_reach_to_its_end():
+    head = b"RIFF\0\0\0\0WAVELIST\3\0\0\0abc\0data"
+    assert audio._mostly_samples(head + (3 * audio.BYTES).to_bytes(4, "little"), 3 * audio.BYTES + 36)
+    assert not audio._mostly_samples(head + bytes(4), 3 * audio.BYTES)  # what follows would be searched
+    assert not audio._mostly_samples(b"RIFF\0\0\0\0WAVE" + bytes(4000), 3 * audio.BYTES)
 
 
 def test_two_minutes_of_a_studio_recording_are_read_as_one_clip(tmp_path):
@@ -361,7 +373,7 @@ def test_two_minutes_of_a_studio_recording_are_read_as_one_clip(tmp_path):
 def test_a_large_file_that_only_begins_like_plain_samples_is_not_given_to_ffmpeg(tmp_path, monkeypatch):
     monkeypatch.setattr(audio, "_ffmpeg", None)
     path = tmp_path / "a.wav"
-    path.write_bytes(b"RIFF but nothing of the kind")
+    path.write_bytes(b"RIFF\0\0\0\0WAVEdata\xff\xff\xff\xff, and no format")
     with open(path, "r+b") as file:
         file.truncate(audio.BYTES + 1)
     with pytest.raises(MediaError, match=f"at most {audio.BYTES} are read as one clip"):
