@@ -249,6 +249,7 @@ if sys.argv[3] == "open":
 loader = t.streamed(Path(sys.argv[1]), workers=2, urls=sys.argv[2], commands=True)
 batches = [t.clips(batch) for batch in loader.batches(0, 0, t.CPU)]
 assert heard and batches == [t.clips(batch) for batch in t.indexed(Path(sys.argv[1])).batches(0, 0, t.CPU)]
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python gives handlers back before it ends; a command may send one so late
 loader.close()
 """
 

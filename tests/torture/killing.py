@@ -87,7 +87,7 @@ class Outcome:
     late: int = 0
     """Runs that ended before they could be killed; each was tried anew."""
     kept: int = 0
-    """Snakemake's own temporary folders, which nobody but Snakemake deletes."""
+    """Snakemake's own temporary folders and the files of its scheduler's solver, which nobody but Snakemake deletes."""
     said: str = ""
     """End of what the next run printed."""
 
@@ -219,7 +219,7 @@ def sweep(seen: Outcome, place: Path, sessions: tuple[int, ...]) -> None:
     runs = place / "run" / ".snakemake" / "runs"
     seen.left += [f"record {path.name}" for path in sorted(runs.iterdir()) if path.name != GATE]
     for path in sorted((place / "tmp").iterdir()):
-        if re.fullmatch(r"snakemake\w+", path.name):
+        if re.fullmatch(r"snakemake\w+|\w+-pulp\.\w+", path.name):
             seen.kept += 1
         else:
             seen.left.append(f"temporary {path.name}")

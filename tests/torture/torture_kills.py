@@ -101,7 +101,7 @@ def figures(folder: Path, scale: float) -> Iterator[Figure]:
         "leftovers of dead writers are not looked for; a run leaves its record, a process and a temporary folder",
         len(forgets) + len(stays),
         sum(has_left(one, "file") for one in forgets) + sum(has_left(one, "record", "process", "temporary") for one in stays),
-        f"not counted: {sum(one.kept for one in seen)} temporary folders of killed Snakemakes, which are not ours to delete"
+        f"not counted: {sum(one.kept for one in seen)} temporary folders and solver files of killed Snakemakes, which are not ours to delete"
         + (f"; shared memory left: {shared}" if shared else ""),
     )
     together = all_of(
