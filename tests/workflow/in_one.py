@@ -85,7 +85,7 @@ def run(sources: Path, folder: Path, threads: int) -> None:
         parts = ["--frames", made, "--stream", stream, "--alignment", alignment, "--features", heard, "--kind", "audio"]
         pack_shard.main([twins[-1].replace(".parquet", ".tar"), "--twin", twins[-1], *parts])
     index = str(results / "shards/demo-audio/index.parquet")
-    index_shards.main([index, "--tracklets", tracklets, *twins])
+    index_shards.main([index, "--tracklets", tracklets, "--alignment", alignment, *twins])
     verify.main([index])
 
 
