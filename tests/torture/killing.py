@@ -44,6 +44,8 @@ SETTINGS = {
 }
 KINDS = ("open", "fsync", "rename")
 HANG_SECONDS = 300
+LATE_SECONDS = 20
+"""So long a step that outlived its run may take to see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,10 @@ def go_on(orphans: list[int], again: subprocess.Popen[bytes], place: Path) -> No
 
 
 def sweep(seen: Outcome, place: Path, sessions: tuple[int, ...]) -> None:
-    """What is left of these runs, besides what they are for."""
+    """What is left of these runs, besides what they are for: by now, or once a step that came to itself late has seen that its run is gone."""
+    limit = time.monotonic() + LATE_SECONDS
+    while any(map(members, sessions)) and time.monotonic() < limit:
+        time.sleep(0.05)
     runs = place / "run" / ".snakemake" / "runs"
     seen.left += [f"record {path.name}" for path in sorted(runs.iterdir()) if path.name != GATE]
     for path in sorted((place / "tmp").iterdir()):
