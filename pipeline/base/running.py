@@ -281,7 +281,7 @@ def watch(workflow: Any, say: Say) -> None:
             raise refused(error) from None
 
     def refused(error: OSError) -> Exception:
-        told = disk.explain(None, error)
+        told = disk.explain(None if error.filename else Path.cwd(), error)
         return error if told is None else WorkflowError(str(told))
 
     def building() -> None:

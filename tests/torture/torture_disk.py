@@ -115,7 +115,7 @@ def wrong_stop(status: int, output: str, *, alone: bool) -> list[str]:
     found = [] if status else ["status 0 on a full disk"]
     if status and not SENTENCE.search(output) and (alone or not NOTE.search(output)):
         found.append(f"no sentence in: {output[-1500:]}")
-    if OURS.search(output) or (alone and "Traceback" in output):
+    if "Traceback" in output and (alone or OURS.search(output)):  # Snakemake adds to a sentence the line that it came from
         found.append(f"a traceback: {output[-1500:]}")
     return found
 
@@ -191,7 +191,7 @@ def read_only(folder: Path, packed: Path, wanted: dict[str, str]) -> Outcome:
         disk.again("ro")
         status, output = snakemake(folder, PACK)
         outcome = Outcome("read-only", [] if status else ["status 0 on a read-only disk"], "")
-        if not NOTE.search(output) or OURS.search(output):  # Snakemake stops before the step: it cannot take the old file away
+        if not NOTE.search(output) or ("Traceback" in output and OURS.search(output)):  # Snakemake stops before the step: it cannot take the old file away
             outcome.faults.append(f"no sentence in: {output[-1500:]}")
         disk.again("rw")
         status, output = snakemake(folder, PACK)
