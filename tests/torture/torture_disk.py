@@ -191,7 +191,9 @@ def read_only(folder: Path, packed: Path, wanted: dict[str, str]) -> Outcome:
         disk.again("ro")
         status, output = snakemake(folder, PACK)
         outcome = Outcome("read-only", [] if status else ["status 0 on a read-only disk"], "")
-        if not NOTE.search(output) or ("Traceback" in output and OURS.search(output)):  # Snakemake stops before the step: it cannot take the old file away
+        if not NOTE.search(output) or (
+            "Traceback" in output and OURS.search(output)
+        ):  # Snakemake stops before the step: it cannot take the old file away
             outcome.faults.append(f"no sentence in: {output[-1500:]}")
         disk.again("rw")
         status, output = snakemake(folder, PACK)
@@ -311,7 +313,11 @@ def _mounted(folder: Path, done: Path, wanted: dict[str, str], count: int, scale
     small = [1, *spread([used * part // 100 for part in range(78, 98)], number - 1)]
     outcomes = list(pool.map(lambda pair: on_full_directory(folder / f"whole{pair[0]}", pair[1], wanted), enumerate(small)))
     note = "note: /x: only 0.0 MB are free here; make room and run the same command again\n"
-    lies = ((1, "WorkflowError: [Errno 28] No space left on device"), (0, note), (1, f'  File "{ROOT}/pipeline/x.py"\n{note}'))
+    lies = (
+        (1, "WorkflowError: [Errno 28] No space left on device"),
+        (0, note),
+        (1, f'Traceback (most recent call last):\n  File "{ROOT}/pipeline/x.py"\n{note}'),
+    )
     told = [not wrong_stop(*one, alone=False) for one in lies]
     promise = "the same where the whole working directory is on that disk, logs and Snakemake's notes, too"
     seen = f"disks of {small[0] * PAGE >> 10} to {small[-1] * PAGE >> 10} KiB; {_steps(outcomes)}"
