@@ -115,7 +115,8 @@ def wrong_stop(status: int, output: str, *, alone: bool) -> list[str]:
     found = [] if status else ["status 0 on a full disk"]
     if status and not SENTENCE.search(output) and (alone or not NOTE.search(output)):
         found.append(f"no sentence in: {output[-1500:]}")
-    if "Traceback" in output and (alone or OURS.search(output)):  # Snakemake adds to a sentence the line that it came from
+    signs = ("Traceback" in output, OURS.search(output) is not None)
+    if any(signs) if alone else all(signs):  # Snakemake itself adds to a sentence the line that it came from
         found.append(f"a traceback: {output[-1500:]}")
     return found
 
