@@ -199,6 +199,7 @@ def registered(folder: Path, say: Say, command: str, *, local: bool = True) -> I
         yield this
     finally:
         this.open()
+        _clear_steps(runs)
         if steps(record):  # they go on without us: whoever comes next waits for them
             record.rename(record.with_suffix(DEAD))
         else:
@@ -470,6 +471,15 @@ def _keys(record: Path, kind: str) -> set[str]:
         return set(record.with_suffix(f".{kind}").read_text().splitlines())
     except FileNotFoundError:
         return set()
+
+
+def _clear_steps(runs: Path) -> None:
+    """Records of steps that were killed when their run had been forgotten already: they had come to themselves after it."""
+    for path in runs.glob(f"*{STEP}"):
+        run = path.name.rpartition("-")[0]
+        if not any((runs / f"{run}{ending}").exists() for ending in (ALIVE, DEAD)) and (lock := locks.take(path)) is not None:
+            path.unlink(missing_ok=True)
+            os.close(lock)
 
 
 def _forget(record: Path) -> None:

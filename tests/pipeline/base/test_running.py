@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.base import cli, running
+from pipeline.base import cli, locks, running
 from pipeline.base.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -356,3 +356,15 @@ def test_the_record_says_whether_jobs_may_outlive_the_run(tmp_path, monkeypatch,
     running.watch(workflow, pytest.fail)
     workflow.execute(executor_plugin=SimpleNamespace(common_settings=SimpleNamespace(dryrun_exec=False, local_exec=local)))
     assert seen == [local, local, True]
+
+
+def test_the_record_of_a_step_that_was_killed_after_its_run_was_forgotten_goes_with_the_next(tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "1-aaaa-2.step").write_text("{}")
+    (runs / "1-bbbb-3.step").write_text("{}")
+    held = locks.take(runs / "1-bbbb-3.step")  # this one lives
+    with running.registered(tmp_path, print, "snakemake") as run:
+        (runs / f"{run.record.stem}-4.step").write_text("{}")  # of a run that is known
+    assert [path.name for path in runs.glob("*.step")] == ["1-bbbb-3.step"]
+    locks.release(held)
