@@ -8,6 +8,7 @@ run, everything below results/ must be, and nothing else may be there.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -264,7 +265,7 @@ def living(whole: Whole, place: Path, broken: str = "") -> list[str]:
     run = start(place, whole.settings, TARGET, broken=broken, out=place / "said-0")
     state = place / "run" / ".snakemake"
     limit = time.monotonic() + HANG_SECONDS
-    while not list(state.glob("runs/*.output")):
+    while not (list(state.glob("runs/*.output")) and open_gate(state / "runs" / GATE)):  # before that nobody gets past it, nor `--unlock`
         if run.poll() is not None or time.monotonic() > limit:
             raise RuntimeError(f"the run has no lock:\n{(place / 'said-0').read_text()}")
         time.sleep(0.02)
@@ -286,6 +287,16 @@ def living(whole: Whole, place: Path, broken: str = "") -> list[str]:
     if run.wait(HANG_SECONDS):
         wrong.append("the run at work did not come to its end")
     return wrong + unlike(whole, place, [run.pid])
+
+
+def open_gate(gate: Path) -> bool:
+    """Whether no run is between looking around and having its locks."""
+    with open(gate) as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def unlike(whole: Whole, place: Path, sessions: list[int]) -> list[str]:
