@@ -68,6 +68,14 @@ PROTOCOLS: Mapping[str, Protocol] = {
             averaged_over="all",
         ),
         Protocol(
+            name="mars_merged",
+            description="MARS with its queries in the gallery, as its authors have it, but scored like mars_torchreid: 11,310 entries of the "
+            "full set (no junk), entries of the query's identity and camera removed, the query itself among them; AP at hits; every query of "
+            "the full set has a right answer.",
+            gallery_roles=("query", "gallery"),
+            gallery_definition="all test tracklets but junk, queries included",
+        ),
+        Protocol(
             name="two_camera",
             description="One camera asks, the other answers, one right answer each (iLIDS-VID, PRID-2011); mAP is then the mean of "
             "one over the rank.",

@@ -17,7 +17,7 @@ from pipeline.base.errors import ConfigError, did_you_mean
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Names of data sets, voices, companions, methods, stages: they become parts of paths, split at '-'."""
 
-Protocol = Literal["market", "mars_torchreid", "mars_official", "two_camera", "pid_only"]
+Protocol = Literal["market", "mars_torchreid", "mars_official", "mars_merged", "two_camera", "pid_only"]
 """Names of evaluate/protocols.py, here so that a misspelt one is found before anything is trained."""
 
 Network = Literal["dubbernet_teacher", "dubbernet_student", "dubbernet_visual", "audio_probe"]
@@ -755,6 +755,43 @@ class AblationConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RerankConfig:
+    """k-reciprocal re-ranking (Zhong et al., CVPR 2017). It looks at all queries at once, so its numbers stand apart, never in a headline."""
+
+    on: bool = False
+    """Score once more after re-ranking, in a table of its own."""
+    k1: int = 20
+    """Nearest neighbours among which reciprocal ones are looked for."""
+    k2: int = 6
+    """Nearest neighbours whose encodings are averaged; 1: none but its own."""
+    weight: float = 0.3
+    """Part of the first distance in the new one; the rest is the Jaccard distance."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.k2 <= self.k1, f"k1={self.k1}, k2={self.k2}: need 1 <= k2 <= k1")
+        _require(0 <= self.weight <= 1, f"weight={self.weight}: must be in 0..1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringConfig:
+    """How test numbers are made of embeddings. Nothing here changes a training."""
+
+    normalise: bool = False
+    """Scale every vector to length 1 before distances, which makes them 2 - 2 cosine. Every table says which."""
+    rerank: RerankConfig = field(default_factory=RerankConfig)
+    resamples: int = 2000
+    """Bootstrap samples behind each interval; 0: no intervals."""
+    confidence: float = 0.95
+    """Part of the bootstrap samples that an interval holds."""
+    unit: Literal["query", "identity"] = "query"
+    """What is drawn: single queries, or identities with all their queries (wider: queries of one person are alike)."""
+
+    def __post_init__(self) -> None:
+        _require(self.resamples == 0 or self.resamples >= 100, f"resamples={self.resamples}: 0 (no intervals), or at least 100")
+        _require(0.5 <= self.confidence < 1, f"confidence={self.confidence}: must be in 0.5..1, below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
     """What the report shows."""
 
@@ -788,6 +825,7 @@ class Settings:
     download: bool = False
     """Whether a ViT that `pretrained` names may be fetched. Nothing else is ever downloaded."""
     demo: DemoConfig = field(default_factory=DemoConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
