@@ -17,7 +17,7 @@ from model.registry import make
 from model.weights import save
 from pipeline.base import tables
 from pipeline.base.build import plain
-from pipeline.base.config import ClipConfig, MethodConfig, ModelConfig, StageConfig
+from pipeline.base.config import ClipConfig, MethodConfig, ModelConfig, ScoringConfig, StageConfig
 from pipeline.base.errors import ConfigError, ShardError, WeightsError
 from shards.read import Store
 from tests.evaluate.stores import BANDS, ITEM_FRAMES, deafen, make_store
@@ -134,7 +134,7 @@ def embedded(index, run, weights):
         save(weights, make(run, 2, 2), {"classes": 2, "cameras": 2})
     split = tables.read(index.parent / "split.parquet", tables.SPLIT)
     table, meta = embed.embed(run, str(weights), Store(index), split, batch_frames=8, workers=0)
-    return table, meta, metrics(table, meta, run, ["market"])
+    return table, meta, metrics(table, meta, run, ["market"], ScoringConfig())[0]
 
 
 @pytest.mark.parametrize("network", ["dubbernet_student", "dubbernet_visual"])

@@ -103,7 +103,16 @@ def evaluate(folder: Path) -> None:
     vectors = str(folder / "embeddings.parquet")
     embed.main([vectors, *_inputs(folder), f"--weights={folder / 'model.safetensors'}"])
     config = f"--config={folder / 'config.json'}"
-    score.main([str(folder / "metrics.json"), f"--embeddings={vectors}", config, "--protocols", *DATASET.protocols])
+    score.main(
+        [
+            str(folder / "metrics.json"),
+            f"--queries={folder / 'queries.parquet'}",
+            f"--embeddings={vectors}",
+            config,
+            "--protocols",
+            *DATASET.protocols,
+        ]
+    )
 
 
 def _inputs(folder: Path) -> list[str]:
