@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluate import legacy
+from evaluate import legacy_eval
 from evaluate.protocols import Subjects, apply, protocol_named
 from pipeline.base import cli, tables
 from pipeline.base.build import plain
@@ -19,17 +19,17 @@ from tests.evaluate.test_score import RUN, row
 
 def test_one_camera_per_frame_looked_up_per_tracklet():
     """7 frames are two clips of 6, hence 12 entries of camera 3: they cover all five tracklets. One frame is 6 entries."""
-    assert legacy.camera_entries(np.array([1, 6, 7, 246, 247, 900])).tolist() == [6, 6, 12, 246, 246, 246]
-    assert legacy.compared_cameras(np.array([3, 0, 1, 2, 4]), np.array([7, 1, 1, 1, 1])).tolist() == [3] * 5
+    assert legacy_eval.camera_entries(np.array([1, 6, 7, 246, 247, 900])).tolist() == [6, 6, 12, 246, 246, 246]
+    assert legacy_eval.compared_cameras(np.array([3, 0, 1, 2, 4]), np.array([7, 1, 1, 1, 1])).tolist() == [3] * 5
     camera, frames = np.array([3, 0, 1, 2, 4, 5, 5, 5]), np.array([2, 2, 2, 2, 2, 2, 2, 2])
-    assert legacy.compared_cameras(camera, frames).tolist() == [3] * 6 + [0] * 2
-    assert legacy.compared_cameras(camera, frames, clip=1, most_clips=1).tolist() == camera.tolist()  # control: one entry each
+    assert legacy_eval.compared_cameras(camera, frames).tolist() == [3] * 6 + [0] * 2
+    assert legacy_eval.compared_cameras(camera, frames, clip=1, most_clips=1).tolist() == camera.tolist()  # control: one entry each
 
 
 def test_lengths_have_to_fit():
     for frames in (np.array([1]), np.array([1, 0])):
         with pytest.raises(ScoreError, match="expected as many, and lengths from 1"):
-            legacy.compared_cameras(np.array([0, 1]), frames)
+            legacy_eval.compared_cameras(np.array([0, 1]), frames)
 
 
 SCENE = (
@@ -43,26 +43,28 @@ SCENE = (
 def test_the_wrong_entry_stays_and_the_right_one_goes():
     """All gallery entries are taken for camera 1, that of the distractor at the head of the list; the query for its own, 0."""
     made, frames = subjects(*SCENE), np.array([6, 6, 6, 6])
-    true, released = legacy.lists(made, None), legacy.lists(made, frames)
+    true, released = legacy_eval.lists(made, None), legacy_eval.lists(made, frames)
     assert (released.query_camera.tolist(), released.gallery_camera.tolist()) == ([0], [1, 1, 1])
-    assert legacy.effect(made, true) == legacy.Effect(1, 1, 1, 0, 1, 0, 1, 0)
-    assert legacy.effect(made, released) == legacy.Effect(1, 1, 1, 1, 1, 1, 1, 0)
-    assert legacy.summary(made, true).cmc[0] == 0 and legacy.summary(made, released).cmc[0] == 1
+    assert legacy_eval.effect(made, true) == legacy_eval.Effect(1, 1, 1, 0, 1, 0, 1, 0)
+    assert legacy_eval.effect(made, released) == legacy_eval.Effect(1, 1, 1, 1, 1, 1, 1, 0)
+    assert legacy_eval.summary(made, true).cmc[0] == 0 and legacy_eval.summary(made, released).cmc[0] == 1
     turned = subjects(("query", "a", "person", 1, 0.0), *SCENE[1:])  # now its own camera is the one all are taken for
-    assert legacy.effect(turned, legacy.lists(turned, frames)) == legacy.Effect(1, 0, 1, 0, 1, 0, 1, 1)
+    assert legacy_eval.effect(turned, legacy_eval.lists(turned, frames)) == legacy_eval.Effect(1, 0, 1, 0, 1, 0, 1, 1)
 
 
 def test_nothing_to_rank_is_refused():
     made = subjects(*SCENE[1:])
     with pytest.raises(ScoreError, match="0 queries and a gallery of 3"):
-        legacy.summary(made, legacy.lists(made, None))
+        legacy_eval.summary(made, legacy_eval.lists(made, None))
 
 
 def test_two_cameras_are_not_affected():
     made = subjects(
         *(("query", n, "person", 0, i) for i, n in enumerate("abc")), *(("gallery", n, "person", 1, i) for i, n in enumerate("abc"))
     )
-    assert legacy.effect(made, legacy.lists(made, None)) == legacy.effect(made, legacy.lists(made, np.array([9, 2, 7, 30, 1, 6])))
+    assert legacy_eval.effect(made, legacy_eval.lists(made, None)) == legacy_eval.effect(
+        made, legacy_eval.lists(made, np.array([9, 2, 7, 30, 1, 6]))
+    )
 
 
 HEARD = {"policy": "id_speaker", "label_derived": True, "oracle": True}
@@ -90,19 +92,19 @@ def test_command_prints_both_rows_by_hand(tmp_path, capsys):
     Released: all are taken for camera 1 in the gallery and 0 in the queries, so nothing is removed. t0: t2, distractor, t3: AP (1 + 2/3) / 2;
     t4: t2, distractor, t3: the same; one entry of its own camera is kept for each.
     """
-    legacy.main(command(tmp_path))
+    legacy_eval.main(command(tmp_path))
     printed = capsys.readouterr().out
     head, _, true, released = table_of(printed)
-    assert printed.startswith("m · s on d, split 0, seed 3\n\n| cameras compared |") and head[2:] == list(legacy.HEAD[2:])
+    assert printed.startswith("m · s on d, split 0, seed 3\n\n| cameras compared |") and head[2:] == list(legacy_eval.HEAD[2:])
     assert true == ["the true ones: mars_torchreid", "frames only", "50.0", "100.0", "75.0", "2 of 2", "0 of 2", "0 of 2"]
     assert released == ["as in the released evaluator", "frames only", "100.0", "100.0", "83.3", "2 of 2", "2 of 2", "0 of 2"]
     assert "oracle" not in printed and "only the first is a score to report" in printed
 
 
 def test_command_says_oracle_in_every_row(tmp_path, capsys):
-    legacy.main(command(tmp_path, modality="frames+audio", meta=HEARD))
+    legacy_eval.main(command(tmp_path, modality="frames+audio", meta=HEARD))
     assert [line[1] for line in table_of(capsys.readouterr().out)[2:]] == ["oracle frames + label-derived audio"] * 2
-    legacy.main(command(tmp_path, meta={"oracle": True}))  # a table that contradicts itself still carries the word
+    legacy_eval.main(command(tmp_path, meta={"oracle": True}))  # a table that contradicts itself still carries the word
     assert [line[1] for line in table_of(capsys.readouterr().out)[2:]] == ["oracle frames only"] * 2
 
 
@@ -118,9 +120,9 @@ def test_command_says_oracle_in_every_row(tmp_path, capsys):
 def test_command_refuses_in_one_sentence(tmp_path, capsys, change, message):
     arguments = command(tmp_path, **change)
     with pytest.raises(ScoreError, match=message):
-        legacy.main(arguments)
+        legacy_eval.main(arguments)
     with pytest.raises(SystemExit, match="2"):
-        cli.run(lambda: legacy.main(arguments))
+        cli.run(lambda: legacy_eval.main(arguments))
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and "Traceback" not in shown.err
 
@@ -128,15 +130,15 @@ def test_command_refuses_in_one_sentence(tmp_path, capsys, change, message):
 def test_e3_counts_on_the_real_tables(mars):
     """Every count of the table in section 7.3. Rows of the official table are in the order of the tracklets' names."""
     made = mars_subjects(mars, np.zeros((len(mars.identity), 1), np.float32))
-    true, released = legacy.lists(made, None), legacy.lists(made, mars.frames)
-    entries = [legacy.camera_entries(mars.frames[rows]) for rows in (released.query, released.gallery)]
+    true, released = legacy_eval.lists(made, None), legacy_eval.lists(made, mars.frames)
+    entries = [legacy_eval.camera_entries(mars.frames[rows]) for rows in (released.query, released.gallery)]
     assert [int(one.sum()) for one in entries] == [117_336, 549_432]
     last = [int(np.searchsorted(np.cumsum(one), len(one))) for one in entries]  # the tracklet whose frames the last one looks at
     assert [number + 1 for number in last] == [39, 294]
     assert set(made.kind[released.gallery[: last[1] + 1]]) == {"distractor"}
     assert set(released.gallery_camera.tolist()) == {1}  # cameras of the table count from 1
-    assert legacy.effect(made, true) == legacy.Effect(1980, 1840, 6066, 0, 1594, 0, 16_761, 0)
-    assert legacy.effect(made, released) == legacy.Effect(1980, 1526, 6066, 4788, 1594, 1257, 16_761, 3608)
+    assert legacy_eval.effect(made, true) == legacy_eval.Effect(1980, 1840, 6066, 0, 1594, 0, 16_761, 0)
+    assert legacy_eval.effect(made, released) == legacy_eval.Effect(1980, 1526, 6066, 4788, 1594, 1257, 16_761, 3608)
 
 
 def test_e3_scores_rise_with_a_camera_nuisance(mars):
@@ -146,11 +148,14 @@ def test_e3_scores_rise_with_a_camera_nuisance(mars):
     persons, views = random.normal(size=(identity.max() + 1, 32)), random.normal(size=(camera.max() + 1, 32))
     vector = persons[np.maximum(identity, 0)] + views[camera] + 1.2 * random.normal(size=(len(identity), 32))
     made = mars_subjects(mars, vector.astype(np.float32))
-    true, released = legacy.summary(made, legacy.lists(made, None)), legacy.summary(made, legacy.lists(made, mars.frames))
+    true, released = (
+        legacy_eval.summary(made, legacy_eval.lists(made, None)),
+        legacy_eval.summary(made, legacy_eval.lists(made, mars.frames)),
+    )
     proper = apply(protocol_named("mars_torchreid"), made).summary
     assert (true.cmc[0], true.mean_ap, true.valid) == (proper.cmc[0], proper.mean_ap, proper.valid)  # the right cameras: the protocol
     assert released.cmc[0] > true.cmc[0] + 0.1 and released.mean_ap > true.mean_ap + 0.05
     assert (true.valid, released.valid) == (1840, 1526)
     without = Subjects(made.tracklet, made.role, made.identity, made.kind, made.camera, (vector - views[camera]).astype(np.float32))
-    free = [legacy.summary(without, legacy.lists(without, frames)).cmc[0] for frames in (None, mars.frames)]
+    free = [legacy_eval.summary(without, legacy_eval.lists(without, frames)).cmc[0] for frames in (None, mars.frames)]
     assert free[1] - free[0] < released.cmc[0] - true.cmc[0]  # control: less to gain where looks do not depend on the camera
