@@ -1,4 +1,4 @@
-"""What the released MARS evaluator compares: by hand, and the counts of specs/dubbernet.md section 7.3 on the public tables."""
+"""What the released MARS evaluator compares and prints: by hand, and the counts of specs/dubbernet.md section 7.3 on the public tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from evaluate import legacy_eval
 from evaluate.protocols import Subjects, apply, protocol_named
-from pipeline.base import cli, tables
+from pipeline.base import cli, origin, tables
 from pipeline.base.build import plain
 from pipeline.base.errors import ScoreError
 from tests.evaluate.test_protocols import mars_subjects, subjects
@@ -70,9 +70,12 @@ def test_two_cameras_are_not_affected():
 HEARD = {"policy": "id_speaker", "label_derived": True, "oracle": True}
 
 
-def command(folder, *, source="mars", modality="frames", meta=None, left_out=""):
-    """Arguments of the command for SCENE with a second query of camera 1; every tracklet has 6 frames."""
-    scene = [*SCENE, ("query", "a", "person", 1, 0.6)]
+def command(folder, *, source="mars", modality="frames", meta=None, left_out="", away=0.6, stranger=False):
+    """Arguments of the command for SCENE with a second query of camera 1; every tracklet has 6 frames.
+
+    `away`: where the second query is. `stranger`: a third one, whom nobody knows.
+    """
+    scene = [*SCENE, ("query", "a", "person", 1, away), *([("query", "z", "person", 0, 9.0)] if stranger else [])]
     rows = [row(f"t{i}", role, who, camera, at, kind, modality) for i, (role, who, kind, camera, at) in enumerate(scene)]
     tables.write_rows(folder / "e.parquet", rows, tables.EMBEDDINGS, {"dataset": "d", **(meta or {})})
     same = ("tracklet", "identity", "kind", "camera")
@@ -86,26 +89,82 @@ def table_of(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
-def test_command_prints_both_rows_by_hand(tmp_path, capsys):
-    """True cameras: query t0 finds the distractor first, then t3 (R1 0, AP 1/2); query t4 finds t2 at once (R1 1, AP 1).
+def test_command_prints_the_four_results_by_hand(tmp_path, capsys):
+    """True cameras, without queries: t0 finds the distractor first, then t3 (R1 0, AP 1/2); t4 finds t2 at once (R1 1, AP 1).
 
-    Released: all are taken for camera 1 in the gallery and 0 in the queries, so nothing is removed. t0: t2, distractor, t3: AP (1 + 2/3) / 2;
-    t4: t2, distractor, t3: the same; one entry of its own camera is kept for each.
+    With queries: t0 finds t4, distractor, t3, AP (1 + 2/3) / 2; t4 finds t2, distractor, t0: the same; trapezoid (1 + (1/2 + 2/3) / 2) / 2.
+    Released: all are taken for camera 1 in the gallery and 0 in the queries, so nothing is removed. t0: t2, distractor, t3; t4: t2,
+    distractor, t3: AP (1 + 2/3) / 2 both; one entry of its own camera is kept for each.
     """
     legacy_eval.main(command(tmp_path))
     printed = capsys.readouterr().out
-    head, _, true, released = table_of(printed)
-    assert printed.startswith("m · s on d, split 0, seed 3\n\n| cameras compared |") and head[2:] == list(legacy_eval.HEAD[2:])
-    assert true == ["the true ones: mars_torchreid", "frames only", "50.0", "100.0", "75.0", "2 of 2", "0 of 2", "0 of 2"]
-    assert released == ["as in the released evaluator", "frames only", "100.0", "100.0", "83.3", "2 of 2", "2 of 2", "0 of 2"]
-    assert "oracle" not in printed and "only the first is a score to report" in printed
+    head, _, *lines = table_of(printed)
+    assert printed.startswith("m · s on d, split 0, seed 3\n\n| scored by |") and head == list(legacy_eval.HEAD)
+    rule = {"hit": ["AP at hits", "valid queries"], "trapezoid": ["trapezoid AP", "all queries"]}
+    assert lines == [
+        ["mars_torchreid", "frames only", "50.0", "100.0", "75.0", "3", "2 of 2", *rule["hit"], "0 of 2", "0 of 2"],
+        ["mars_official", "frames only", "100.0", "100.0", "79.2", "5", "2 of 2", *rule["trapezoid"], "0 of 4", "0 of 4"],
+        ["mars_merged", "frames only", "100.0", "100.0", "83.3", "5", "2 of 2", *rule["hit"], "0 of 4", "0 of 4"],
+        ["released evaluator", "frames only", "100.0", "100.0", "83.3", "3", "2 of 2", *rule["hit"], "2 of 2", "0 of 2"],
+    ]
+    assert "oracle" not in printed and "no score to report" in printed
 
 
 def test_command_says_oracle_in_every_row(tmp_path, capsys):
     legacy_eval.main(command(tmp_path, modality="frames+audio", meta=HEARD))
-    assert [line[1] for line in table_of(capsys.readouterr().out)[2:]] == ["oracle frames + label-derived audio"] * 2
-    legacy_eval.main(command(tmp_path, meta={"oracle": True}))  # a table that contradicts itself still carries the word
-    assert [line[1] for line in table_of(capsys.readouterr().out)[2:]] == ["oracle frames only"] * 2
+    assert [line[1] for line in table_of(capsys.readouterr().out)[2:]] == ["oracle frames + label-derived audio"] * 4
+    out = f"--out={tmp_path / 'out.json'}"
+    legacy_eval.main([*command(tmp_path, meta={"oracle": True}), out])  # a table that contradicts itself still carries the word
+    assert [line[1] for line in table_of(capsys.readouterr().out)[2:]] == ["oracle frames only"] * 4
+    (run,) = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert run["oracle"] and run["modality"] == "oracle frames only"
+
+
+def test_the_file_has_every_number_and_what_it_is_one_of(tmp_path, capsys):
+    """Two runs, one JSON file: equal to the tables, sealed, the same bytes again, and changed by other features."""
+    embeddings, tracklets, config = command(tmp_path)
+    name, *_ = embeddings.partition("=")
+    files = [embeddings.partition("=")[2]] * 2, [config.partition("=")[2]] * 2
+    arguments = [name, *files[0], tracklets, "--config", *files[1], f"--out={tmp_path / 'a.json'}"]
+    legacy_eval.main(arguments)
+    assert capsys.readouterr().out.count("| mars_merged |") == 2
+    assert not origin.broken_seal(tmp_path / "a.json")
+    made = json.loads((tmp_path / "a.json").read_text())
+    for run in made["runs"]:
+        assert [(r["scored_by"], r["sound"]) for r in run["results"]] == [
+            *((n, True) for n in legacy_eval.SOUND),
+            (legacy_eval.RELEASED, False),
+        ]
+        torchreid, official, merged, released = run["results"]
+        assert (torchreid["R1"], torchreid["mAP"], torchreid["mINP"], torchreid["gallery"]) == (0.5, 0.75, 0.75, 3)
+        assert (official["mAP"], official["mINP"], official["ap"], official["averaged_over"]) == (
+            pytest.approx(19 / 24),
+            None,
+            "trapezoid",
+            "all",
+        )
+        assert (merged["mAP"], merged["gallery"], merged["valid"], merged["queries"]) == (pytest.approx(5 / 6), 5, 2, 2)
+        assert (released["R1"], released["mAP"], released["positives"]["same_camera_kept"]) == (1, pytest.approx(5 / 6), 2)
+        assert set(run["from"]) == {"config", "embeddings", "tracklets"} and run["feature"]["normalised"] is False
+    legacy_eval.main([*arguments[:-1], f"--out={tmp_path / 'b.json'}"])
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    legacy_eval.main([*command(tmp_path, away=1.5), f"--out={tmp_path / 'c.json'}"])  # control
+    assert json.loads((tmp_path / "c.json").read_text())["runs"][0]["results"] != made["runs"][0]["results"]
+
+
+def test_an_undefined_mean_is_no_number(tmp_path, capsys):
+    """A query that nobody answers: no mAP over all queries, 'null' in JSON."""
+    legacy_eval.main([*command(tmp_path, stranger=True), f"--out={tmp_path / 'out.json'}"])
+    official = next(line for line in table_of(capsys.readouterr().out) if line[0] == "mars_official")
+    assert official[4] == "–" and official[6] == "2 of 3"
+    found = json.loads((tmp_path / "out.json").read_text())["runs"][0]["results"]
+    assert [r["mAP"] is None for r in found] == [False, True, False, False]
+
+
+def test_runs_have_both_files(tmp_path):
+    embeddings, tracklets, config = command(tmp_path)
+    with pytest.raises(ScoreError, match="1 files after --embeddings and 2 after --config: give one of each per run"):
+        legacy_eval.main([embeddings, tracklets, "--config", *[config.partition("=")[2]] * 2])
 
 
 @pytest.mark.parametrize(
