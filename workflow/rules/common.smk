@@ -219,6 +219,14 @@ def scores(method, dataset, stage):
     return [f"{folder}/metrics.json" for folder in runs(method, dataset, stage)]
 
 
+def embedded(method, dataset, stage):
+    return [f"{folder}/embeddings.parquet" for folder in runs(method, dataset, stage)]
+
+
+def configs(method, dataset, stage):
+    return [f"{folder}/config.json" for folder in runs(method, dataset, stage)]
+
+
 def stages_of(experiment):
     """Stages that an experiment runs."""
     method = SETTINGS.methods[experiment.method]
