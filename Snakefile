@@ -86,6 +86,18 @@ rule evaluate_student_demo:
         scores("dubbernet_demo", "demo", "student"),
 
 
+rule evaluate_student_demo_on_demo_ilidsvid:
+    """Demo: the student on the test half of the iLIDS-VID-like set, which it has never seen."""
+    input:
+        scores_on("dubbernet_demo", "demo", "student", "demo_ilidsvid"),
+
+
+rule evaluate_student_demo_on_demo_prid2011:
+    """Demo: the student on the test half of the PRID-2011-like set, which it has never seen."""
+    input:
+        scores_on("dubbernet_demo", "demo", "student", "demo_prid2011"),
+
+
 rule ablate_dubbernet_demo:
     """Demo: what the voice adds, beside its controls, over three seeds (report of its own)."""
     input:
@@ -140,6 +152,18 @@ rule evaluate_student_mars:
     """MARS: scores of the student under both protocols that are called MARS."""
     input:
         scores("dubbernet", "mars", "student"),
+
+
+rule evaluate_student_mars_on_ilidsvid:
+    """MARS -> iLIDS-VID: the student on the test half of each configured split of a data set that it has never seen."""
+    input:
+        scores_on("dubbernet", "mars", "student", "ilidsvid"),
+
+
+rule evaluate_student_mars_on_prid2011:
+    """MARS -> PRID-2011: the student on the test half of each configured split of a data set that it has never seen."""
+    input:
+        scores_on("dubbernet", "mars", "student", "prid2011"),
 
 
 rule ablate_dubbernet_mars:
@@ -198,6 +222,12 @@ rule evaluate_student_ilidsvid:
         scores("dubbernet", "ilidsvid", "student"),
 
 
+rule evaluate_student_ilidsvid_on_prid2011:
+    """iLIDS-VID -> PRID-2011: the students on data that they have never seen, each trained split x each split there."""
+    input:
+        scores_on("dubbernet", "ilidsvid", "student", "prid2011"),
+
+
 rule ablate_dubbernet_ilidsvid:
     """iLIDS-VID: what the voice adds, beside its controls, over all configured splits."""
     input:
@@ -246,6 +276,12 @@ rule evaluate_student_prid2011:
     """PRID-2011: scores of the students on each configured split."""
     input:
         scores("dubbernet", "prid2011", "student"),
+
+
+rule evaluate_student_prid2011_on_ilidsvid:
+    """PRID-2011 -> iLIDS-VID: the students on data that they have never seen, each trained split x each split there."""
+    input:
+        scores_on("dubbernet", "prid2011", "student", "ilidsvid"),
 
 
 rule ablate_dubbernet_prid2011:
