@@ -101,6 +101,18 @@ rule legacy_eval_demo:
         "python -m evaluate.legacy_eval --embeddings {input.embeddings} --config {input.config} --tracklets {input.tracklets} 2>&1 | tee {log}"
 
 
+rule evaluate_student_demo_on_demo_ilidsvid:
+    """Demo: the student on the test half of the iLIDS-VID-like set, which it has never seen."""
+    input:
+        scores_on("dubbernet_demo", "demo", "student", "demo_ilidsvid"),
+
+
+rule evaluate_student_demo_on_demo_prid2011:
+    """Demo: the student on the test half of the PRID-2011-like set, which it has never seen."""
+    input:
+        scores_on("dubbernet_demo", "demo", "student", "demo_prid2011"),
+
+
 rule ablate_dubbernet_demo:
     """Demo: what the voice adds, beside its controls, over three seeds (report of its own)."""
     input:
@@ -172,6 +184,18 @@ rule legacy_eval_mars:
         "python -m evaluate.legacy_eval --embeddings {input.embeddings} --config {input.config} --tracklets {input.tracklets} 2>&1 | tee {log}"
 
 
+rule evaluate_student_mars_on_ilidsvid:
+    """MARS -> iLIDS-VID: the student on the test half of each configured split of a data set that it has never seen."""
+    input:
+        scores_on("dubbernet", "mars", "student", "ilidsvid"),
+
+
+rule evaluate_student_mars_on_prid2011:
+    """MARS -> PRID-2011: the student on the test half of each configured split of a data set that it has never seen."""
+    input:
+        scores_on("dubbernet", "mars", "student", "prid2011"),
+
+
 rule ablate_dubbernet_mars:
     """MARS: what the voice adds, beside its controls, over three seeds (57 trainings at full size)."""
     input:
@@ -228,6 +252,12 @@ rule evaluate_student_ilidsvid:
         scores("dubbernet", "ilidsvid", "student"),
 
 
+rule evaluate_student_ilidsvid_on_prid2011:
+    """iLIDS-VID -> PRID-2011: the students on data that they have never seen, each trained split x each split there."""
+    input:
+        scores_on("dubbernet", "ilidsvid", "student", "prid2011"),
+
+
 rule ablate_dubbernet_ilidsvid:
     """iLIDS-VID: what the voice adds, beside its controls, over all configured splits."""
     input:
@@ -276,6 +306,12 @@ rule evaluate_student_prid2011:
     """PRID-2011: scores of the students on each configured split."""
     input:
         scores("dubbernet", "prid2011", "student"),
+
+
+rule evaluate_student_prid2011_on_ilidsvid:
+    """PRID-2011 -> iLIDS-VID: the students on data that they have never seen, each trained split x each split there."""
+    input:
+        scores_on("dubbernet", "prid2011", "student", "ilidsvid"),
 
 
 rule ablate_dubbernet_prid2011:
