@@ -162,7 +162,7 @@ class ScoreRow:
         if not any(value.interval for value in self.values.values()):
             return ""
         unit = "queries" if how.unit == "query" else "identities with all their queries"
-        return f"[{100 * how.confidence:g} % bootstrap interval over {unit}, {how.resamples:,} draws, seed {SEED}]"
+        return f"[ ] {100 * how.confidence:g} % bootstrap interval over {unit}, {how.resamples:,} draws, seed {SEED}"
 
 
 def _many(what: str, names: Sequence[object]) -> str:

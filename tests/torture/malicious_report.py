@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluate import report
 from pipeline.base import tables
+from pipeline.base.files import digest_file
 from tests.evaluate import pages
 from tests.torture.malicious import Attack, Trap
 
@@ -102,7 +103,10 @@ def _told(row: dict[str, Any], word: str) -> dict[str, Any]:
 def _edit_queries(file: Path, word: str) -> str:
     """Every name in QUERIES begins with the word; returns its digest."""
     named = ("protocol", "query", "identity")
-    rows = [{key: f"{word}{value}" if key in named else value for key, value in row.items()} for row in tables.read(file, tables.QUERIES).to_pylist()]
+    rows = [
+        {key: f"{word}{value}" if key in named else value for key, value in row.items()}
+        for row in tables.read(file, tables.QUERIES).to_pylist()
+    ]
     tables.write_rows(file, rows, tables.QUERIES)
     return digest_file(file)
 

@@ -65,6 +65,9 @@ def tell_of_disk(folder=Path.cwd()):
 
 atexit.register(tell_of_disk)
 
+TABLE = "python -m evaluate.table {input:q} 2>&1 | tee {log:q}"
+"""What `evaluate_...` targets do with the metrics.json that they ask for: print them."""
+
 
 watch(workflow, logger.warning)
 
@@ -530,7 +533,6 @@ def reported(one, split, seed, stage, wanted):
             "test_split": test_split,
             "folder": place,
             "scored": scored,
-            "scores": f"{place}/metrics.json" if scored else None,
         }
         for test_dataset, test_split, place, scored in tested
     ]
@@ -591,7 +593,11 @@ def report_files(ablation=""):
     for run in inputs["runs"]:
         names = [run[name] for name in ("method", "dataset", "split", "seed", "stage")]
         files += [f"{run_folder(*names)}/metrics.jsonl"]
-        files += [run["scores"]] if run["scored"] else []
+        if run["scored"]:
+            files += [
+                f"{run['folder']}/metrics.json",
+                f"{run['folder']}/queries.parquet",
+            ]
     for parts in inputs["datasets"].values():
         files += [
             parts["tracklets"],
