@@ -86,6 +86,21 @@ rule evaluate_student_demo:
         scores("dubbernet_demo", "demo", "student"),
 
 
+rule legacy_eval_demo:
+    """Demo: what the released MARS scorer would have printed for the student, next to the sound numbers."""
+    input:
+        embeddings=embedded("dubbernet_demo", "demo", "student"),
+        config=configs("dubbernet_demo", "demo", "student"),
+        tracklets="results/tracklets/demo.parquet",
+    log:
+        "logs/legacy_eval/demo.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        "python -m evaluate.legacy_eval --embeddings {input.embeddings} --config {input.config} --tracklets {input.tracklets} 2>&1 | tee {log}"
+
+
 rule evaluate_student_demo_on_demo_ilidsvid:
     """Demo: the student on the test half of the iLIDS-VID-like set, which it has never seen."""
     input:
@@ -152,6 +167,21 @@ rule evaluate_student_mars:
     """MARS: scores of the student under both protocols that are called MARS."""
     input:
         scores("dubbernet", "mars", "student"),
+
+
+rule legacy_eval_mars:
+    """MARS: what the released MARS scorer would have printed for the student, next to the sound numbers."""
+    input:
+        embeddings=embedded("dubbernet", "mars", "student"),
+        config=configs("dubbernet", "mars", "student"),
+        tracklets="results/tracklets/mars.parquet",
+    log:
+        "logs/legacy_eval/mars.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        "python -m evaluate.legacy_eval --embeddings {input.embeddings} --config {input.config} --tracklets {input.tracklets} 2>&1 | tee {log}"
 
 
 rule evaluate_student_mars_on_ilidsvid:

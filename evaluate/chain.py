@@ -139,6 +139,14 @@ class Chain:
             link.facts += [" ".join(f"{name} {found.get(name)}" for name in NAMES) + f", sees {found.get('modality')}{where}", *saying]
             self._follow_config(1, self.folder, found, self.metrics)
             self._follow_embeddings(found)
+            self._add(
+                1,
+                "QUERIES",
+                self.metrics.with_name("queries.parquet"),
+                _digests(found, "made").get("queries", ""),
+                self.metrics,
+                tables.QUERIES,
+            )
 
     def _follow_config(self, depth: int, folder: Path, note: Note, by: Path) -> RunConfig | None:
         link = self._add(depth, "config", folder / "config.json", _noted(note, "config"), by)

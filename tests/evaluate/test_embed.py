@@ -18,7 +18,7 @@ from model.registry import make
 from model.weights import load, save
 from pipeline.base import tables
 from pipeline.base.build import plain
-from pipeline.base.config import ClipConfig, MethodConfig, ModelConfig, StageConfig
+from pipeline.base.config import ClipConfig, MethodConfig, ModelConfig, ScoringConfig, StageConfig
 from pipeline.base.errors import ConfigError, ShardError, UserError, WeightsError
 from shards.read import Store
 from tests.evaluate.stores import BANDS, ITEM_FRAMES, deafen, make_store
@@ -135,7 +135,7 @@ def embedded(index, run, weights):
         save(weights, make(run, 2, 2), {"classes": 2, "cameras": 2})
     split = tables.read(index.parent / "split.parquet", tables.SPLIT)
     table, meta = embed.embed(run, str(weights), Store(index), split, batch_frames=8, workers=0)
-    return table, meta, metrics(table, meta, run, ["market"])
+    return table, meta, metrics(table, meta, run, ["market"], ScoringConfig())[0]
 
 
 @pytest.mark.parametrize("network", ["dubbernet_student", "dubbernet_visual"])
@@ -250,7 +250,7 @@ def on_toy(index, run, weights, target=TARGET):
     """(EMBEDDINGS, meta, metrics.json) of the test half of the store, which is of another data set than the run's."""
     split = tables.read(index.parent / "split.parquet", tables.SPLIT)
     table, meta = embed.embed(run, str(weights), Store(index), split, batch_frames=8, workers=0, target=target)
-    return table, meta, metrics(table, meta, run, ["market"])
+    return table, meta, metrics(table, meta, run, ["market"], ScoringConfig())[0]
 
 
 def test_another_data_set_is_named_beside_the_runs_own(tmp_path):
@@ -262,6 +262,7 @@ def test_another_data_set_is_named_beside_the_runs_own(tmp_path):
     added = {"test_dataset": "toy", "test_split": "main", "camera_embedding": "mean of the learned cameras"}
     assert {name: meta[name] for name in meta if name not in plain_meta} == added
     assert (scored["dataset"], scored["split"], scored["trained_on"]) == (run.dataset, run.split, "audio")
+    assert (scored["test_dataset"], scored["test_split"]) == ("toy", "main")
 
 
 @pytest.mark.parametrize("network", ["dubbernet_student", "dubbernet_visual"])

@@ -162,7 +162,7 @@ def test_every_damaged_file_behind_a_test_on_another_one_is_named(across):
     alone = set(named) - set(targets(own))
     results = across.parents[7]
     tables_of_it = ("shards/other-none/index.parquet", "splits/other/0.parquet", "tracklets/other.parquet", "shards/other-none/00000.tar")
-    assert {results / path for path in tables_of_it} | {across, across.with_name("embeddings.parquet")} <= alone
+    assert {results / path for path in tables_of_it} | {across, *map(across.with_name, ("embeddings.parquet", "queries.parquet"))} <= alone
     for path in sorted(named):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1

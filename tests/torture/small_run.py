@@ -99,7 +99,8 @@ def across(folder: Path) -> Path:
     given = [f"--index={results / 'shards/other-none/index.parquet'}", f"--split={results / 'splits/other/0.parquet'}"]
     target = ["--test-dataset", "other", "--test-split", "0"]
     embed.main([vectors, config, f"--weights={folder / 'model.safetensors'}", *given, *target])
-    score.main([str(made / "metrics.json"), f"--embeddings={vectors}", config, "--protocols", *OTHER.protocols])
+    out = [str(made / "metrics.json"), f"--queries={made / 'queries.parquet'}"]
+    score.main([*out, f"--embeddings={vectors}", config, "--protocols", *OTHER.protocols])
     return made / "metrics.json"
 
 
@@ -134,7 +135,16 @@ def evaluate(folder: Path) -> None:
     vectors = str(folder / "embeddings.parquet")
     embed.main([vectors, *_inputs(folder), f"--weights={folder / 'model.safetensors'}"])
     config = f"--config={folder / 'config.json'}"
-    score.main([str(folder / "metrics.json"), f"--embeddings={vectors}", config, "--protocols", *DATASET.protocols])
+    score.main(
+        [
+            str(folder / "metrics.json"),
+            f"--queries={folder / 'queries.parquet'}",
+            f"--embeddings={vectors}",
+            config,
+            "--protocols",
+            *DATASET.protocols,
+        ]
+    )
 
 
 def _inputs(folder: Path) -> list[str]:

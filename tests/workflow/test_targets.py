@@ -12,7 +12,7 @@ from tests.workflow.conftest import jobs, snakemake
 TARGETS = {
     *("all", "data", "pack_own", "train_visual_own", "evaluate_visual_own", "train_student_own", "evaluate_student_own"),
     *(f"verify_{dataset}" for dataset in ("demo", "mars", "ilidsvid", "prid2011", "own")),
-    *("oracle_dubbernet_demo", "oracle_dubbernet_mars"),
+    *("oracle_dubbernet_demo", "oracle_dubbernet_mars", "legacy_eval_demo", "legacy_eval_mars"),
     *(
         f"{verb}_{dataset}"
         for verb in ("allocate_audio", "pack", "train_teacher", "train_student", "evaluate_student", "ablate_dubbernet")
@@ -85,6 +85,20 @@ def test_a_fixed_number_of_threads_stays_the_same_whatever_the_number_of_cores(t
         words = ["--dry-run", "--printshellcmds", "--config", f"methods={{dubbernet_demo: {{{setting}}}}}", "--", "evaluate_student_demo"]
         done = snakemake(tmp_path, *words, cores=1)
         assert dict(re.findall(r"python -m (train\.launch|evaluate\.embed) .* --threads (\d+) ", done.stdout)) == given, done.stdout
+
+
+def test_the_released_scorer_is_shown_for_every_seed_of_the_student(tmp_path):
+    """One table per run, made of embeddings that are there or are made; what `score` writes is no part of it."""
+    setting = "experiments=[{method: dubbernet, dataset: mars, seeds: [0, 1]}]"
+    done = snakemake(tmp_path, "--dry-run", "--printshellcmds", "--config", setting, "--", "legacy_eval_mars")
+    counted = jobs(done.stdout)
+    assert counted["legacy_eval_mars"] == 1 and counted["embed"] == 2 and counted["fit"] == 4 and "score" not in counted
+    shown = re.search(r"python -m evaluate\.legacy_eval --embeddings (.*) --config (.*) --tracklets (\S+) ", done.stdout)
+    assert shown is not None, done.stdout
+    folders = [f"results/runs/dubbernet/mars-official/seed{seed}/student" for seed in (0, 1)]
+    assert shown[1].split() == [f"{folder}/embeddings.parquet" for folder in folders]
+    assert shown[2].split() == [f"{folder}/config.json" for folder in folders]
+    assert shown[3] == "results/tracklets/mars.parquet"
 
 
 def test_ten_splits_are_ten_trainings_on_one_set_of_shards(tmp_path):

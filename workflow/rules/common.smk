@@ -221,6 +221,14 @@ def scores(method, dataset, stage):
     return [f"{folder}/metrics.json" for folder in runs(method, dataset, stage)]
 
 
+def embedded(method, dataset, stage):
+    return [f"{folder}/embeddings.parquet" for folder in runs(method, dataset, stage)]
+
+
+def configs(method, dataset, stage):
+    return [f"{folder}/config.json" for folder in runs(method, dataset, stage)]
+
+
 def scores_on(method, dataset, stage, target):
     """The same on the test half of each split of another data set: every trained split x every split there."""
     return [

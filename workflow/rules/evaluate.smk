@@ -37,7 +37,8 @@ rule score:
         config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
         embeddings="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/embeddings.parquet",
     output:
-        "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.json",
+        metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.json",
+        queries="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/queries.parquet",
     log:
         "logs/score/{method}-{dataset}-{split}-{seed}-{stage}.log",
     benchmark:
@@ -51,9 +52,11 @@ rule score:
         protocols=lambda wildcards: " ".join(
             SETTINGS.datasets[wildcards.dataset].protocols
         ),
+        scoring=section(SETTINGS.scoring),
         code=source_digest(*SCORING),
     shell:
-        "python -m evaluate.score {output} --embeddings {input.embeddings} --config {input.config} --protocols {params.protocols} > {log} 2>&1"
+        "python -m evaluate.score {output.metrics} --queries {output.queries} --embeddings {input.embeddings} --config {input.config}"
+        " --protocols {params.protocols} --scoring {params.scoring:q} > {log} 2>&1"
 
 
 rule embed_across:
@@ -92,7 +95,8 @@ use rule score as score_across with:
         config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
         embeddings="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/on/{target}-{target_split}/embeddings.parquet",
     output:
-        "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/on/{target}-{target_split}/metrics.json",
+        metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/on/{target}-{target_split}/metrics.json",
+        queries="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/on/{target}-{target_split}/queries.parquet",
     log:
         "logs/score/{method}-{dataset}-{split}-{seed}-{stage}-on-{target}-{target_split}.log",
     benchmark:

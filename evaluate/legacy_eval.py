@@ -1,10 +1,12 @@
-"""The cameras that the released MARS evaluator compares, and what that does to its scores: an explanation, not a protocol.
+"""What the released MARS evaluator would have printed, beside the sound numbers: an explanation, not a protocol.
 
 In:      Subjects in the order of the data set's lists (which is the order of their names) and the length of each tracklet;
-         as a command: EMBEDDINGS, TRACKLETS of MARS, and config.json of the run.
+         as a command: EMBEDDINGS and config.json of one or more runs, TRACKLETS of MARS.
 Out:     the camera that was compared for each tracklet, counts of what that keeps and deletes, CMC and mAP;
-         as a command: one small table in Markdown, beside the scores by `mars_torchreid`.
+         as a command: per run a table in Markdown, the protocols that are called MARS and the released evaluator on the same
+         features; with --out also a sealed JSON file with every number and what it is a number of.
 Source:  specs/dubbernet.md sections 3.3 and 7.3 (E3). The gallery is that of `mars_torchreid`: no queries, no junk.
+         docs/protocols.md takes the four results apart.
 
 Entries of a query's identity and camera have to leave its ranking. To know them, a scorer needs one camera per tracklet. The
 released evaluator collects one camera per frame of the test clips and looks that list up by tracklet number: tracklet i gets
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,12 @@ import pyarrow.compute as pc
 
 from evaluate.distance import squared_distances
 from evaluate.protocols import CMC_RANKS, Subjects, apply, protocol_named
-from evaluate.report_page.summary import ORACLE, Mean, markdown_table
-from evaluate.retrieval import Summary, retrieve, same_identity, summarise
+from evaluate.report_page.summary import AP_NAMES, ORACLE, Mean, markdown_table
+from evaluate.retrieval import AveragePrecision, Summary, retrieve, same_identity, summarise
 from evaluate.score import check_origin, seen, subjects_of
-from pipeline.base import cli, tables
+from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
+from pipeline.base.code import SCORING
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import ScoreError
 from pipeline.base.files import read_json
@@ -71,7 +74,7 @@ def compared_cameras(camera: np.ndarray, frames: np.ndarray, clip: int = CLIP, m
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """Queries and gallery of the reduced MARS gallery, and what is compared for each."""
+    """Queries and gallery of MARS, and what is compared for each."""
 
     query: np.ndarray
     """int64; rows of Subjects."""
@@ -83,15 +86,16 @@ class Lists:
     """Integers [gallery]."""
 
 
-def lists(subjects: Subjects, frames: np.ndarray | None) -> Lists:
+def lists(subjects: Subjects, frames: np.ndarray | None, gallery_roles: Sequence[str] = ("gallery",)) -> Lists:
     """Queries and gallery in the order of `subjects`.
 
     Args:
         frames: integers [rows of `subjects`], length of each tracklet: cameras as the released evaluator takes them.
             None: the true ones.
+        gallery_roles: of which the gallery is made; junk is left out whatever its role.
     """
     query = np.flatnonzero(subjects.role == "query")
-    gallery = np.flatnonzero((subjects.role == "gallery") & (subjects.kind != "junk"))
+    gallery = np.flatnonzero(np.isin(subjects.role, gallery_roles) & (subjects.kind != "junk"))
     taken = [
         subjects.camera[rows] if frames is None else compared_cameras(subjects.camera[rows], frames[rows]) for rows in (query, gallery)
     ]
@@ -161,24 +165,93 @@ def summary(subjects: Subjects, compared: Lists) -> Summary:
     return summarise(result, "valid", CMC_RANKS)
 
 
+# --- the four results --------------------------------------------------------------------------------------------------
+
+SOUND = ("mars_torchreid", "mars_official", "mars_merged")
+RELEASED = "released evaluator"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One way to score the same features, and what came out."""
+
+    name: str
+    """Protocol, or :data:`RELEASED`."""
+    sound: bool
+    """Whether cameras are the true ones, so that the score may be reported."""
+    description: str
+    gallery: int
+    """Rows of the gallery as its definition has it."""
+    gallery_definition: str
+    ap: AveragePrecision
+    averaged_over: str
+    summary: Summary
+    effect: Effect
+
+
+def results(subjects: Subjects, frames: np.ndarray) -> list[Result]:
+    """The same features by every protocol that is called MARS, and by the released evaluator, which stands last.
+
+    Args:
+        frames: integers [rows of `subjects`], length of each tracklet.
+
+    Raises:
+        ScoreError: no query, no gallery, no query with an answer, or a vector that is not finite.
+    """
+    out = []
+    for name in SOUND:
+        outcome = apply(protocol_named(name), subjects)
+        rule = outcome.protocol
+        out.append(
+            Result(
+                name,
+                True,
+                rule.description,
+                outcome.gallery_size,
+                rule.gallery_definition,
+                rule.ap,
+                rule.averaged_over,
+                outcome.summary,
+                effect(subjects, lists(subjects, None, rule.gallery_roles)),
+            )
+        )
+    like, released = protocol_named(SOUND[0]), lists(subjects, frames)
+    out.append(
+        Result(
+            RELEASED,
+            False,
+            f"{SOUND[0]}, but the camera of a tracklet is looked up by its number in a list that has one camera per frame.",
+            len(released.gallery),
+            like.gallery_definition,
+            like.ap,
+            like.averaged_over,
+            summary(subjects, released),
+            effect(subjects, released),
+        )
+    )
+    return out
+
+
 # --- command -----------------------------------------------------------------------------------------------------------
 
-PROTOCOL = "mars_torchreid"
 HEAD = (
-    "cameras compared",
+    "scored by",
     "the network saw",
     "R1",
     "R5",
     "mAP",
+    "gallery",
     "valid queries",
+    "AP",
+    "mean over",
     "positives of the same camera kept",
     "true positives removed",
 )
 NOTE = (
-    "Percent. Features, distances, gallery and AP are the same in both rows; only the camera that is looked up for each tracklet differs. "
-    "The second row is our reconstruction of the released evaluator, with 6 frames in a clip and at most 41 clips of a tracklet. It "
-    "averages over other queries than the first, so the rows explain a difference between published numbers; only the first is a score "
-    "to report."
+    "Percent. Features (as embedded, not normalised) and distances are the same in all rows; gallery, queries, AP and cameras are not, so no two "
+    "rows may be compared as if one were better. The last row is our reconstruction of the released evaluator, with 6 frames in a clip and at "
+    "most 41 clips of a tracklet; it explains a difference between published numbers and is no score to report. docs/protocols.md takes "
+    "the rows apart."
 )
 
 
@@ -209,50 +282,103 @@ def tracklet_lengths(tracklets: pa.Table, meta: Mapping[str, Any], names: Sequen
     return np.array([found[name] for name in names], np.int64)
 
 
-def comparison(subjects: Subjects, frames: np.ndarray, saw: str) -> str:
-    """The table in Markdown: `mars_torchreid`, and what the released evaluator would have printed.
+def comparison(found: Sequence[Result], saw: str) -> str:
+    """The table in Markdown.
 
     Args:
-        frames: int64 [rows of `subjects`], length of each tracklet.
         saw: what the network had before it at test time, in words; stands beside the numbers of each row.
     """
-    true, released = lists(subjects, None), lists(subjects, frames)
-    rows = [
-        _row(f"the true ones: {PROTOCOL}", saw, apply(protocol_named(PROTOCOL), subjects).summary, effect(subjects, true)),
-        _row("as in the released evaluator", saw, summary(subjects, released), effect(subjects, released)),
-    ]
-    return markdown_table(HEAD, rows)
+    return markdown_table(HEAD, [_row(result, saw) for result in found])
 
 
-def _row(cameras: str, saw: str, scores: Summary, counts: Effect) -> list[str]:
+def _row(result: Result, saw: str) -> list[str]:
+    scores, counts = result.summary, result.effect
     values = (float(scores.cmc[0]), float(scores.cmc[4]), float(scores.mean_ap))
     return [
-        cameras,
+        result.name,
         saw,
-        *(Mean(None if math.isnan(value) else value, None).percent() for value in values),
-        f"{scores.valid} of {scores.queries}",
-        f"{counts.same_camera_kept} of {counts.same_camera}",
-        f"{counts.cross_camera_removed} of {counts.cross_camera}",
+        *(Mean(_defined(value), None).percent() for value in values),
+        f"{result.gallery:,}",
+        f"{scores.valid:,} of {scores.queries:,}",
+        AP_NAMES[result.ap],
+        f"{result.averaged_over} queries",
+        f"{counts.same_camera_kept:,} of {counts.same_camera:,}",
+        f"{counts.cross_camera_removed:,} of {counts.cross_camera:,}",
     ]
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def numbers(result: Result) -> dict[str, Any]:
+    """One result as JSON has it: fractions, null where the rule does not define a number here."""
+    scores = result.summary
+    return {
+        "scored_by": result.name,
+        "sound": result.sound,
+        "description": result.description,
+        "gallery": result.gallery,
+        "gallery_definition": result.gallery_definition,
+        "queries": scores.queries,
+        "valid": scores.valid,
+        "ap": result.ap,
+        "averaged_over": result.averaged_over,
+        **{f"R{k}": _defined(float(scores.cmc[k - 1])) for k in (1, 5, 10, 20)},
+        "mAP": _defined(scores.mean_ap),
+        "mINP": _defined(scores.mean_inp) if result.ap == "hit" else None,
+        "positives": asdict(result.effect),
+    }
+
+
+def compare(embeddings: str, config: str, tracklets: str) -> tuple[str, dict[str, Any]]:
+    """One run's four results.
+
+    Args:
+        embeddings, config, tracklets: files of the run.
+
+    Returns:
+        Heading and table in Markdown; the run as JSON has it.
+
+    Raises:
+        ScoreError: the files are not of one run, or not of MARS.
+    """
+    run = build(RunConfig, read_json(config), config)
+    meta, table = tables.read_meta(embeddings), tables.read(embeddings, tables.EMBEDDINGS)
+    check_origin(meta, run)
+    subjects = subjects_of(table)
+    known = tables.read(tracklets, tables.TRACKLETS, ["tracklet", "frames"])
+    frames = tracklet_lengths(known, tables.read_meta(tracklets), subjects.tracklet, tracklets)
+    saw = seen(table.column("modality")[0].as_py(), meta)
+    if meta.get("oracle") and ORACLE not in saw:
+        saw = f"{ORACLE} {saw}"  # whoever wrote the table: the word goes wherever the number goes
+    found = results(subjects, frames)
+    about = {name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")}
+    title = f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}"
+    return f"{title}\n\n{comparison(found, saw)}", {
+        **about,
+        "modality": saw,
+        "oracle": bool(meta.get("oracle", False)),
+        "feature": {"dim": subjects.vector.shape[1], "normalised": False, "distance": "squared euclidean"},
+        "results": [numbers(result) for result in found],
+        origin.FROM: origin.made_from(config=config, embeddings=embeddings, tracklets=tracklets),
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
-    arguments.add_argument("--embeddings", required=True, help="EMBEDDINGS table")
+    arguments.add_argument("--embeddings", required=True, nargs="+", metavar="FILE", help="EMBEDDINGS table of each run")
+    arguments.add_argument("--config", required=True, nargs="+", metavar="FILE", help="config.json of each run, in the same order")
     arguments.add_argument("--tracklets", required=True, help="TRACKLETS table of the data set, which is MARS")
-    arguments.add_argument("--config", required=True, help="config.json of the run")
+    arguments.add_argument("--out", help="JSON file to write, with every number of the tables and what it is a number of")
     args = arguments.parse_args(argv)
-    run = build(RunConfig, read_json(args.config), args.config)
-    meta, embeddings = tables.read_meta(args.embeddings), tables.read(args.embeddings, tables.EMBEDDINGS)
-    check_origin(meta, run)
-    subjects = subjects_of(embeddings)
-    tracklets = tables.read(args.tracklets, tables.TRACKLETS, ["tracklet", "frames"])
-    frames = tracklet_lengths(tracklets, tables.read_meta(args.tracklets), subjects.tracklet, args.tracklets)
-    saw = seen(embeddings.column("modality")[0].as_py(), meta)
-    if meta.get("oracle") and ORACLE not in saw:
-        saw = f"{ORACLE} {saw}"  # whoever wrote the table: the word goes wherever the number goes
-    print(f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}\n")
-    print(f"{comparison(subjects, frames, saw)}\n\n{NOTE}")
+    if len(args.embeddings) != len(args.config):
+        raise ScoreError(f"{len(args.embeddings)} files after --embeddings and {len(args.config)} after --config: give one of each per run")
+    made = [compare(*files, args.tracklets) for files in zip(args.embeddings, args.config, strict=True)]
+    print("\n\n".join([*(text for text, _ in made), NOTE]))
+    if args.out:
+        code = origin.code_of("evaluate/legacy_eval.py", *SCORING)
+        origin.write_sealed(args.out, {"runs": [run for _, run in made], "note": NOTE, origin.CODE: code})
 
 
 if __name__ == "__main__":
