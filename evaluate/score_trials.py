@@ -1,6 +1,6 @@
 """Score pairs of embeddings: same identity or not.
 
-In:      EMBEDDINGS (one vector per tracklet), TRIALS, and config.json of the run.
+In:      EMBEDDINGS (one vector per tracklet), TRIALS, and config.json of the run; for normalised scores also EMBEDDINGS of a cohort.
 Out:     a JSON file with equal error rate and minDCF in both forms of `evaluate.verification`, intervals, and what they are numbers of;
          digests of the inputs and the code, under a seal over the whole file. On the screen: the same as a small table.
 Source:  specs/avcleanse.md section 6. A score is the cosine of two vectors. Every vector is scaled to length 1 once; a trial is one sum
@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluate.cohort import identity_means, normalise, statistics
 from evaluate.protocols import Subjects
 from evaluate.score import check_origin, seen, subjects_of
 from evaluate.verification import Trials, check_p_target, interval
@@ -62,6 +63,8 @@ class Wanted:
     """What the bootstrap draws; with trials alone intervals are too narrow, since trials share their identities."""
     seed: int = 0
     """Of the bootstrap."""
+    cohort_top: int = 400
+    """Identities of the cohort by which a side is normalised: its nearest."""
     allow_repeats: bool = False
     """Score a pair as often as it is listed, instead of refusing the list."""
 
@@ -177,24 +180,43 @@ def identity_codes(subjects: Subjects) -> np.ndarray:
     return code
 
 
-def metrics(embeddings: pa.Table, meta: Mapping[str, Any], run: RunConfig, trials: pa.Table, wanted: Wanted) -> dict[str, Any]:
+def metrics(
+    embeddings: pa.Table,
+    meta: Mapping[str, Any],
+    run: RunConfig,
+    trials: pa.Table,
+    wanted: Wanted,
+    cohort: tuple[pa.Table, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """All of the JSON file but its digests.
+
+    Args:
+        embeddings, meta: EMBEDDINGS of the items of the trials.
+        run: its settings.
+        trials: TRIALS.
+        cohort: EMBEDDINGS of other identities with their meta; None: scores stay cosines.
 
     Raises:
         ScoreError: embeddings and trials that make no score, in one sentence.
     """
-    subjects = subjects_of(embeddings)
+    subjects = _subjects(embeddings)
     check_origin(meta, run)
-    modality = _one_modality(embeddings)
-    _refuse_bad_vectors(subjects)
+    sees = seen(_one_modality(embeddings), meta)
     pairs = pairs_of(trials, subjects, wanted.allow_repeats)
-    scored = Trials(trial_scores(unit(subjects.vector), pairs.left, pairs.right), pairs.same)
-    items = np.unique(np.concatenate([pairs.left, pairs.right]))
+    vectors = unit(subjects.vector)
+    scores = trial_scores(vectors, pairs.left, pairs.right)
+    items, place = np.unique(np.concatenate([pairs.left, pairs.right]), return_inverse=True)
+    left, right = place[: len(scores)], place[len(scores) :]
+    normalisation = None
+    if cohort is not None:
+        others = _cohort(*cohort, run, subjects, meta, sees)
+        scores = normalise(scores, left, right, *statistics(vectors[items], others, wanted.cohort_top))
+        normalisation = {"kind": "adaptive s-norm", "top": wanted.cohort_top, "identities": len(others)}
+    scored = Trials(scores, pairs.same)
     names, code = np.unique(identity_codes(subjects)[items], return_inverse=True)
-    sides = tuple(code[np.searchsorted(items, side)] for side in (pairs.left, pairs.right))
     return {
         **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
-        "modality": seen(modality, meta),
+        "modality": sees,
         "oracle": bool(meta.get("oracle", False)),
         "trained_on": run.companion,
         "companion": meta.get("companion"),
@@ -208,16 +230,47 @@ def metrics(embeddings: pa.Table, meta: Mapping[str, Any], run: RunConfig, trial
             "items": len(items),
             "identities": len(names),
         },
-        "feature": {"dim": subjects.vector.shape[1], "normalised": True, "score": "cosine"},
-        **_numbers(scored, sides, wanted),
+        "feature": {"dim": subjects.vector.shape[1], "normalised": True, "score": "cosine", "score_normalisation": normalisation},
+        **_numbers(scored, (code[left], code[right]), wanted),
     }
 
 
-def _numbers(scored: Trials, sides: tuple[np.ndarray, ...], wanted: Wanted) -> dict[str, Any]:
+def _cohort(
+    embeddings: pa.Table, meta: Mapping[str, Any], run: RunConfig, subjects: Subjects, their_meta: Mapping[str, Any], sees: str
+) -> np.ndarray:
+    """float64 [identities, D]; one vector of length 1 per identity that has none of its own in the trials, made as theirs were."""
+    try:
+        cohort = _subjects(embeddings)
+        check_origin(meta, run)
+        found = seen(_one_modality(embeddings), meta)
+    except ScoreError as error:
+        raise ScoreError(f"cohort: {error}") from None
+    if found != sees:
+        raise ScoreError(
+            f"cohort: made with {found}, the trials' embeddings with {sees}; expected the same, else their cosines mean something else"
+        )
+    weights, theirs = (note.get(origin.FROM, {}).get("weights") for note in (meta, their_meta))
+    if weights != theirs:
+        raise ScoreError("cohort: made by other weights than the trials' embeddings; make both with one network")
+    wrong = cohort.kind != "person"
+    if wrong.any():
+        raise ScoreError(
+            f"cohort: {int(wrong.sum())} of {len(wrong)} tracklets are no persons, the first is {cohort.tracklet[int(np.argmax(wrong))]}; "
+            "expected identities alone"
+        )
+    shared = np.intersect1d(cohort.identity, subjects.identity[subjects.kind == "person"])
+    if len(shared):
+        raise ScoreError(
+            f"cohort: {len(shared)} of its identities are also those of the trials' embeddings, the first is {shared[0]}; take others, e.g. of training"
+        )
+    return identity_means(unit(cohort.vector), identity_codes(cohort))
+
+
+def _numbers(scored: Trials, sides: tuple[np.ndarray, np.ndarray], wanted: Wanted) -> dict[str, Any]:
     """EER and minDCF in both forms; the interval is of the first form (null: none was asked for)."""
     low = high = None
     if resamples := wanted.scoring.resamples:
-        drawn = scored.resampled(wanted.p_targets, resamples, wanted.seed, (sides[0], sides[1]) if wanted.draw == "identities" else None)
+        drawn = scored.resampled(wanted.p_targets, resamples, wanted.seed, sides if wanted.draw == "identities" else None)
         low, high = (bound.tolist() for bound in interval(drawn, wanted.scoring.confidence))
 
     def number(column: int, toolkit: float, reference: float) -> dict[str, Any]:
@@ -259,17 +312,19 @@ def _one_modality(embeddings: pa.Table) -> str:
     return str(found[0])
 
 
-def _refuse_bad_vectors(subjects: Subjects) -> None:
-    """A vector that has no direction has no cosine."""
+def _subjects(embeddings: pa.Table) -> Subjects:
+    """EMBEDDINGS as arrays; a vector that has no direction has no cosine."""
+    subjects = subjects_of(embeddings)
     for wrong, words in (
         (~np.isfinite(subjects.vector).all(axis=1), "hold NaN or infinity"),
         (~subjects.vector.any(axis=1), "are 0"),
     ):
         if wrong.any():
             raise ScoreError(
-                f"embeddings: {int(wrong.sum())} of {len(subjects.tracklet)} vectors {words}, the first is that of {subjects.tracklet[int(np.argmax(wrong))]}; "
-                "the network diverged or was fed broken input, so there is no score"
+                f"embeddings: {int(wrong.sum())} of {len(subjects.tracklet)} vectors {words}, the first is that of "
+                f"{subjects.tracklet[int(np.argmax(wrong))]}; the network diverged or was fed broken input, so there is no score"
             )
+    return subjects
 
 
 def table(made: Mapping[str, Any]) -> str:
@@ -283,7 +338,7 @@ def table(made: Mapping[str, Any]) -> str:
         ("of", f"{trials['items']:,} items, {trials['identities']:,} identities"),
         ("run", " ".join(f"{name} {made[name]}" for name in ("method", "dataset", "split", "seed", "stage"))),
         ("sees", made["modality"]),
-        ("score", f"cosine of vectors of length 1, {made['feature']['dim']} values"),
+        ("score", f"cosine of vectors of length 1, {made['feature']['dim']} values{_normalised(made['feature']['score_normalisation'])}"),
         ("EER", f"{percent[0]:.3f} %{_interval(made['eer'], 100, 3, drawn)}, interpolated; {percent[1]:.3f} % in the reference form"),
         *(
             (
@@ -295,6 +350,10 @@ def table(made: Mapping[str, Any]) -> str:
         ("interval", _drawn(drawn)),
     ]
     return "\n".join(f"{what:<10}{cli.printable(value)}" for what, value in lines)
+
+
+def _normalised(by: Mapping[str, Any] | None) -> str:
+    return "" if by is None else f"; {by['kind']} by the {by['top']:,} nearest of {by['identities']:,} other identities"
 
 
 def _interval(number: Mapping[str, Any], scale: int, digits: int, drawn: Mapping[str, Any] | None) -> str:
@@ -325,6 +384,12 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--confidence", type=float, default=scoring.confidence, help="part of them within (default: %(default)s)")
     arguments.add_argument("--draw", choices=("identities", "trials"), default=wanted.draw, help="what is drawn (default: %(default)s)")
     arguments.add_argument("--seed", type=int, default=wanted.seed, help="seed of the bootstrap (default: %(default)s)")
+    arguments.add_argument(
+        "--cohort", help="EMBEDDINGS of identities that are in no trial, by which scores are normalised (adaptive s-norm)"
+    )
+    arguments.add_argument(
+        "--cohort-top", type=int, default=wanted.cohort_top, metavar="K", help="nearest identities that count (default: %(default)s)"
+    )
     arguments.add_argument("--allow-repeats", action="store_true", help="score a pair as often as it is listed")
     args = arguments.parse_args(argv)
     wanted = Wanted(
@@ -333,12 +398,14 @@ def main(argv: list[str] | None = None) -> None:
         scoring=ScoringConfig(resamples=args.resamples, confidence=args.confidence),
         draw=args.draw,
         seed=args.seed,
+        cohort_top=args.cohort_top,
         allow_repeats=args.allow_repeats,
     )
     run = build(RunConfig, read_json(args.config), args.config)
     embeddings, trials = tables.read(args.embeddings, tables.EMBEDDINGS), tables.read(args.trials, tables.TRIALS)
-    made = metrics(embeddings, tables.read_meta(args.embeddings), run, trials, wanted)
-    read = origin.made_from(config=args.config, embeddings=args.embeddings, trials=args.trials)
+    cohort = (tables.read(args.cohort, tables.EMBEDDINGS), tables.read_meta(args.cohort)) if args.cohort else None
+    made = metrics(embeddings, tables.read_meta(args.embeddings), run, trials, wanted, cohort)
+    read = origin.made_from(config=args.config, embeddings=args.embeddings, trials=args.trials, cohort=args.cohort)
     origin.write_sealed(args.out, {**made, origin.FROM: read, origin.CODE: origin.code_of(*VERIFYING)})
     print(table(made))
 

@@ -35,4 +35,4 @@ RULES = tuple(f"evaluate/{name}.py" for name in ("retrieval", "distance", "proto
 TRAINING = ("train", "model", *LOADER, "pipeline/base/batch.py", "pipeline/base/seeds.py", *RULES)
 EMBEDDING = ("evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py", "pipeline/base/seeds.py", "pipeline/base/tables.py")
 SCORING = ("evaluate/score.py", *RULES, "pipeline/base/tables.py")
-VERIFYING = ("evaluate/score_trials.py", "evaluate/verification.py", *SCORING, "pipeline/base/seeds.py")
+VERIFYING = (*(f"evaluate/{name}.py" for name in ("score_trials", "verification", "cohort")), *SCORING, "pipeline/base/seeds.py")

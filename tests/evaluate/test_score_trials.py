@@ -62,15 +62,16 @@ def crowd(modality="frames", identities=12, clips=4):
     return rows, pairs
 
 
-def scored(rows, trials, meta=None, **wanted):
+def scored(rows, trials, meta=None, cohort=None, **wanted):
     asked = {"name": "list", "scoring": QUICK, "draw": "trials", **wanted}
-    return metrics(tables.table(rows, tables.EMBEDDINGS), meta or {}, RUN, tables.table(trials, tables.TRIALS), Wanted(**asked))
+    others = None if cohort is None else (tables.table(cohort[0], tables.EMBEDDINGS), cohort[1])
+    return metrics(tables.table(rows, tables.EMBEDDINGS), meta or {}, RUN, tables.table(trials, tables.TRIALS), Wanted(**asked), others)
 
 
 def test_ten_trials_by_hand():
     out = scored(TEN, TEN_TRIALS)
     assert out["trials"] == {"name": "list", "trials": 10, "same": 4, "different": 6, "repeated": 0, "items": 11, "identities": 7}
-    assert out["feature"] == {"dim": 2, "normalised": True, "score": "cosine"}
+    assert out["feature"] == {"dim": 2, "normalised": True, "score": "cosine", "score_normalisation": None}
     assert (out["eer"]["toolkit"], out["eer"]["reference"]) == (pytest.approx(0.25), pytest.approx(0.25))
     assert [(cost["p_target"], cost["toolkit"], cost["reference"]) for cost in out["min_dcf"]] == [
         (0.05, pytest.approx(0.5), pytest.approx(0.5)),
@@ -262,6 +263,55 @@ def test_the_order_of_trials_decides_nothing_but_ties_of_the_reference():
     assert same.tolist() == [p["same"] for p in pairs]
 
 
+COHORT = [
+    row(f"n{k}", f"n{k // 2}", vector, role="train")
+    for k, vector in enumerate([(1, 0), (2, 0), (4, 3), (8, 6), (0, 5), (0, 1), (-1, 0), (-9, 0)])
+]
+"""Two items each of four identities: the cohort of specs/avcleanse.md section 6.3."""
+PAIR = [row("e", "e", (2, 0)), row("t", "t", (3, 4)), row("e2", "e", (1, 0.1))]
+
+
+def test_scores_are_normalised_by_a_cohort(monkeypatch):
+    """The golden trial, and what is said of it."""
+    given = []
+    monkeypatch.setattr(score_trials, "Trials", lambda scores, same: given.append(scores) or Trials(scores, same))
+    out = scored(PAIR, [pair("e", "t"), pair("e2", "e", True)], cohort=(COHORT, {}), cohort_top=3)
+    assert given[0][0] == pytest.approx(-0.5174549, abs=1e-6)
+    assert out["feature"]["score_normalisation"] == {"kind": "adaptive s-norm", "top": 3, "identities": 4}
+    assert "2 values; adaptive s-norm by the 3 nearest of 4 other identities" in table(out)
+    scored(PAIR, [pair("e", "t"), pair("e2", "e", True)])
+    assert given[1][0] == pytest.approx(0.6)  # control: the cosine
+
+
+HEARD = {"policy": "silence", "label_derived": False, "oracle": False}
+
+
+@pytest.mark.parametrize(
+    ("rows", "meta", "top", "message"),
+    [
+        ([*COHORT, row("x", "a", (1, 1))], {}, 3, "1 of its identities are also those of the trials' embeddings, the first is a"),
+        ([*COHORT, row("x", "0000", (1, 1), "distractor")], {}, 3, "1 of 9 tracklets are no persons, the first is x"),
+        (
+            [{**r, "modality": "frames+audio"} for r in COHORT],
+            HEARD,
+            3,
+            "made with frames . silence, the trials' embeddings with frames only",
+        ),
+        (COHORT, {"from": {"weights": "1234"}}, 3, "other weights"),
+        (COHORT, {"seed": 4}, 3, "cohort: embeddings are of seed 4"),
+        ([*COHORT, row("x", "x", (np.nan, 1))], {}, 3, "cohort: embeddings: 1 of 9 vectors hold NaN"),
+        ([], {}, 3, "cohort: embeddings: the table is empty"),
+        (COHORT, {}, 5, "cohort: its 5 nearest of 4 identities were asked for; expected 2..4"),
+        ([row(r["tracklet"], r["identity"], (*r["vector"], 1)) for r in COHORT], {}, 3, "vectors of 3 values, the trials' have 2"),
+        ([*COHORT, row("n8", "n0", (-1, 0)), row("n9", "n0", (-1, 0))], {}, 3, "vectors of 1 identities cancel out"),
+    ],
+)
+def test_a_cohort_that_measures_nothing_is_refused(rows, meta, top, message):
+    with pytest.raises(ScoreError, match=message):
+        scored(TEN, TEN_TRIALS, cohort=(rows, meta), cohort_top=top)
+    scored(TEN, TEN_TRIALS, cohort=(COHORT, {}), cohort_top=3)
+
+
 def _subjects(rows):
     return score_trials.subjects_of(tables.table(rows, tables.EMBEDDINGS))
 
@@ -292,6 +342,18 @@ def test_the_step_seals_what_it_prints(files, capsys):
     assert origin.broken_seal(folder / "a.json") == ""
     (folder / "b.json").write_text((folder / "a.json").read_text().replace('"same": ', '"same":  '))
     assert origin.broken_seal(folder / "b.json")  # control
+
+
+def test_the_step_notes_its_cohort(files):
+    folder, given = files
+    tables.write_rows(folder / "c.parquet", [row(f"n{k}", f"n{k}", v) for k, v in enumerate(np.eye(8))], tables.EMBEDDINGS)
+    score_trials.main([str(folder / "a.json"), *given, f"--cohort={folder / 'c.parquet'}", "--cohort-top=5"])
+    made = json.loads((folder / "a.json").read_text())
+    assert made["feature"]["score_normalisation"]["top"] == 5
+    assert made[origin.FROM]["cohort"] == origin.made_from(c=folder / "c.parquet")["c"]
+    score_trials.main([str(folder / "b.json"), *given])
+    plainly = json.loads((folder / "b.json").read_text())
+    assert "cohort" not in plainly[origin.FROM] and plainly["eer"] != made["eer"]
 
 
 def test_the_same_inputs_give_the_same_bytes(files):
