@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from evaluate.protocols import apply
-from tests.evaluate.bad_evaluators import BAD, HARMLESS, RIGHT, flagged
+from pipeline.base.errors import ScoreError
+from tests.evaluate.bad_evaluators import BAD, BROKEN_CODE, HARMLESS, REFUSED, RIGHT, broken_code, flagged, plain, scene
+from tests.evaluate.oracle import AVERAGES, agrees, random_case
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)
@@ -13,7 +15,28 @@ def test_is_refused_or_gives_another_number(bad):
     assert flagged(bad)
 
 
+@pytest.mark.parametrize("bad", REFUSED, ids=lambda bad: bad.__name__)
+def test_damaged_input_is_refused(bad):
+    with pytest.raises(ScoreError):
+        bad(scene())
+
+
+@pytest.mark.parametrize("name", BROKEN_CODE)
+def test_a_slip_is_seen_by_the_oracle(name):
+    def sound() -> bool:
+        return all(agrees(random_case(number), ap) for number in range(60) for ap in AVERAGES)
+
+    assert sound()
+    with broken_code(name):
+        assert not sound()
+
+
 @pytest.mark.parametrize("same", HARMLESS, ids=lambda same: same.__name__)
 def test_the_same_rule_gives_the_same_number(same):
     """Negative control: what does not change the rule does not change a number."""
     assert not flagged(lambda s: apply(RIGHT, same(s)))
+
+
+def test_the_plain_evaluator_is_not_flagged():
+    """Negative control: it is not for being another program that a variant is flagged."""
+    assert not flagged(plain)
