@@ -349,7 +349,7 @@ def cameras_of_the_joint_list(case: Case) -> Printed:
 
 @variant(
     "Removes nothing: entries that the query's own camera saw count as right answers.",
-    "SiddhantKapil/LA-Transformer#3, PKU-IMRE/VERI-Wild#7, ryanaleksander/softened-similarity-learning#4",
+    "SiddhantKapil/LA-Transformer#3, PKU-IMRE/VERI-Wild#7 (its test code, not its paper), ryanaleksander/softened-similarity-learning#4",
     "too high",
 )
 def no_camera_rule(case: Case) -> Printed:
@@ -492,7 +492,7 @@ def equal_distances_backwards(case: Case) -> Printed:
 
 @variant(
     "Of equally near entries takes a right answer first (counts only nearer wrong ones), which gives 100 to features that are all equal.",
-    COMMON,
+    "batra-mlp-lab/visdial-rl#10 (ranks of answers in dialogue)",
     "too high",
 )
 def equal_distances_to_the_right(case: Case) -> Printed:
