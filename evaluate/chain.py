@@ -3,6 +3,8 @@
 In:      metrics.json in a results folder as the workflow lays it out.   Out: :class:`Chain`: links, notes on code, stores.
 Source:  promise R13. Read here: notes and names, never the bytes behind a digest (that is `evaluate.trace --check`).
 
+A run may have been tested on another data set, too; these scores lie below it, in on/<dataset>-<split>/.
+
 Each file notes what it was made from (pipeline/base/origin.py), by role and digest, never by path; where a role lies follows
 from the names in config.json. A file that cannot be read ends its branch, with the reason.
 """
@@ -86,7 +88,7 @@ class Chain:
     """All links behind one metrics.json, in the order in which they are told.
 
     Args:
-        metrics: results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json.
+        metrics: results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json, or on/<dataset>-<split>/metrics.json there.
         at: where things outside the results lie, by name: roots by the name of their data set or voices, weight files by file name.
 
     Raises:
@@ -94,10 +96,16 @@ class Chain:
     """
 
     def __init__(self, metrics: Path, at: Mapping[str, str]) -> None:
-        if len(metrics.parts) < 7 or ".." in metrics.parts:
-            metrics = metrics.resolve() if ".." in metrics.parts else metrics.absolute()
-        if len(metrics.parts) < 7 or metrics.parents[4].name != "runs":
-            raise UserError(f"{metrics}: expected results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json")
+        if ".." in metrics.parts:
+            metrics = metrics.resolve()
+        elif _run_folder(metrics) is None:
+            metrics = metrics.absolute()
+        folder = _run_folder(metrics)
+        if folder is None:
+            raise UserError(
+                f"{metrics}: expected results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json, or of a test on another data "
+                "set .../<stage>/on/<dataset>-<split>/metrics.json"
+            )
         self.links: list[Link] = []
         self.code: list[tuple[Path, Note]] = []
         """(file, its note on the code that made it)."""
@@ -105,11 +113,16 @@ class Chain:
         """Files that say they are of another run than their folder."""
         self.stores: list[Store] = []
         self.metrics = metrics
-        self.folder = metrics.parent
+        self.folder = folder
         self.results = self.folder.parents[4]
         self.at = {**_settings_roots(self.results), **at}
         self.scores: Note = {}
         self._follow_metrics()
+
+    @property
+    def across(self) -> bool:
+        """Whether the run was tested on another data set than it was trained on."""
+        return self.metrics.parent != self.folder
 
     # --- one method per kind of file ----------------------------------------------------------------------------------
 
@@ -122,9 +135,18 @@ class Chain:
             self.scores = found
             self._own(self.metrics, found)
             saying = [f"{name}: {_numbers(numbers)}" for name, numbers in found["protocols"].items()]
-            link.facts += [" ".join(f"{name} {found.get(name)}" for name in NAMES) + f", sees {found.get('modality')}", *saying]
+            where = f", tested on {self.metrics.parent.name}" if self.across else ""
+            link.facts += [" ".join(f"{name} {found.get(name)}" for name in NAMES) + f", sees {found.get('modality')}{where}", *saying]
             self._follow_config(1, self.folder, found, self.metrics)
             self._follow_embeddings(found)
+            self._add(
+                1,
+                "QUERIES",
+                self.metrics.with_name("queries.parquet"),
+                _digests(found, "made").get("queries", ""),
+                self.metrics,
+                tables.QUERIES,
+            )
 
     def _follow_config(self, depth: int, folder: Path, note: Note, by: Path) -> RunConfig | None:
         link = self._add(depth, "config", folder / "config.json", _noted(note, "config"), by)
@@ -137,7 +159,7 @@ class Chain:
         return run
 
     def _follow_embeddings(self, note: Note) -> None:
-        path = self.folder / "embeddings.parquet"
+        path = self.metrics.with_name("embeddings.parquet")
         link = self._add(1, "EMBEDDINGS", path, _noted(note, "embeddings"), self.metrics, tables.EMBEDDINGS)
         with _Reading(link):
             meta = tables.read_meta(path)
@@ -145,8 +167,12 @@ class Chain:
             run = self._follow_config(2, self.folder, meta, path)
             if run is not None:
                 self._follow_weights(2, self.folder, _noted(meta, "weights"), path, "weights")
-                self._follow_index(2, run.dataset, run.test_companion, meta, path)
-                self._follow_split(2, run.dataset, run.split, _noted(meta, "split"), path)
+                dataset, companion, split = run.dataset, run.test_companion, run.split
+                if self.across:  # seen only: its shards are those without a companion
+                    companion = "none"
+                    dataset, _, split = self.metrics.parent.name.partition("-")
+                self._follow_index(2, dataset, companion, meta, path)
+                self._follow_split(2, dataset, split, _noted(meta, "split"), path)
 
     def _follow_weights(self, depth: int, folder: Path, recorded: str, by: Path, name: str) -> None:
         path = folder / "model.safetensors"
@@ -282,7 +308,7 @@ class Chain:
         return self.links[-1]
 
     def _own(self, path: Path, found: Note) -> None:
-        """A sealed file says whose it is, and by what code it was made."""
+        """A sealed file says whose it is, what was tested if that is another data set, and by what code it was made."""
         self.code.append((path, found.get(origin.CODE, {})))
         says = [
             str(found.get("method")),
@@ -290,7 +316,9 @@ class Chain:
             f"seed{found.get('seed')}",
             str(found.get("stage")),
         ]
-        if says != list(path.absolute().parts[-5:-1]):
+        tested = f"{found.get('test_dataset', found.get('dataset'))}-{found.get('test_split', found.get('split'))}"
+        says += ["on", tested] if tested != says[1] else []
+        if says != list(path.absolute().parts[-len(says) - 1 : -1]):
             self.strangers.append(
                 f"{path}: is of {'/'.join(says)}, so it belongs into another folder; delete it and run the same target again"
             )
@@ -309,6 +337,12 @@ class _Reading:
             self.link.fault = self.link.fault or str(error).removeprefix(f"{self.link.path}: ").splitlines()[0]
             return True
         return False
+
+
+def _run_folder(metrics: Path) -> Path | None:
+    """The folder of the run whose scores lie there, in its own folder or below it; None: this is no place for scores."""
+    folder = metrics.parents[2] if len(metrics.parents) > 2 and metrics.parent.parent.name == "on" else metrics.parent
+    return folder if len(folder.parts) > 5 and folder.parents[3].name == "runs" else None
 
 
 def _digests(note: Note, key: str) -> dict[str, str]:

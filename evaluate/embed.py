@@ -1,6 +1,7 @@
 """Turn the test tracklets of a split into one vector each.
 
-In:      config.json, model.safetensors, INDEX (tars beside it) of the companion `test_companion`, SPLIT.
+In:      config.json, model.safetensors, INDEX (tars beside it) of the companion `test_companion`, SPLIT; with `--test-dataset` and
+         `--test-split`: INDEX and SPLIT of another data set than the run was trained on.
 Out:     EMBEDDINGS of the roles query, gallery and junk; its meta says what the network saw and heard, and where the weights
          are from.
 Source:  specs/dubbernet.md sections 3.3 and 7.1 (model/vectors.py) and 7.4 (who may hear at test time).
@@ -10,12 +11,17 @@ otherwise. A network that hears may do so in shards
 whose companion was made for it (INDEX meta `test`; the loader refuses others): the tracklet's own sound, silence, or sound
 derived from the label. With the last the meta carries oracle: true, and every number made from these vectors has to carry
 the word. What a network heard in training (`trained_on`) does not make it oracle: silence tells nobody apart.
+
+On another data set (meta `test_dataset`, `test_split`) only a network that does not hear is tested, and never on data that it was
+trained on under another split. Cameras there are other cameras: a network that learned an embedding of each takes the mean of
+them for all (meta `camera_embedding`; specs/dubbernet.md, B30), however well the indices would fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -28,7 +34,7 @@ from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
 from pipeline.base.code import EMBEDDING
 from pipeline.base.config import RunConfig
-from pipeline.base.errors import WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.base.files import digest_file, read_json
 from shards.loader import DenseLoader, check
 from shards.read import Store
@@ -117,16 +123,67 @@ def open_store(index: str, split: pa.Table, how: str) -> Store:
     return store
 
 
-def embed(run: RunConfig, weights: str, store: Store, split: pa.Table, batch_frames: int, workers: int) -> tuple[pa.Table, dict[str, Any]]:
-    """All test tracklets of a split as EMBEDDINGS, and the table's meta data."""
+class Target(NamedTuple):
+    """The test half that a run of another data set is tested on."""
+
+    dataset: str
+    split: str
+
+
+def check_target(run: RunConfig, of_index: Mapping[str, Any], of_split: Mapping[str, Any], target: Target) -> None:
+    """INDEX and SPLIT are of the data set and split that are said to be tested, and nobody in them has been trained on.
+
+    Args:
+        of_index, of_split: meta data of INDEX and SPLIT.
+
+    Raises:
+        ConfigError: names what does not fit.
+    """
+    if target.dataset == run.dataset:
+        raise ConfigError(
+            f"--test-dataset={target.dataset}: the run was trained on it, and persons who train in one of its splits are tested in another; "
+            "name another data set, or leave --test-dataset and --test-split out to test the run's own split"
+        )
+    for what, name, found, wanted in (
+        ("--index", "dataset", of_index.get("dataset"), target.dataset),
+        ("--split", "dataset", of_split.get("dataset"), target.dataset),
+        ("--split", "split", of_split.get("split"), target.split),
+    ):
+        if found != wanted:
+            raise ConfigError(f"{what}: is of {name} {found!r}, but --test-{name}={wanted}; give INDEX and SPLIT of what is tested")
+
+
+def on_target(network: Network, run: RunConfig, target: Target) -> tuple[RunConfig, dict[str, Any]]:
+    """Ready a network for a data set that it was not trained on: the run as the loader is to see it, and what the meta says.
+
+    Raises:
+        ConfigError: the network hears.
+    """
+    if network.hears:
+        raise ConfigError(
+            f"stage '{run.stage}' of {run.method} hears, and sound of another data set ({target.dataset}) is not taken; test a stage that "
+            "only sees there"
+        )
+    said = "mean of the learned cameras" if network.cameras else None
+    network.forget_cameras()
+    about = {"test_dataset": target.dataset, "test_split": target.split, "camera_embedding": said}
+    return replace(run, dataset=target.dataset, split=target.split, companion="none", test_companion="none"), about
+
+
+def embed(
+    run: RunConfig, weights: str, store: Store, split: pa.Table, batch_frames: int, workers: int, target: Target | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """All test tracklets of a split as EMBEDDINGS, and the table's meta data. With `target`, store and split are of that data set."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     full_precision()
     network, trained = network_of(run, weights, device)
-    loader = DenseLoader(store, split, ROLES, run, network.hears, workers, batch_frames)
+    tested, about = on_target(network, run, target) if target else (run, {})
+    loader = DenseLoader(store, split, ROLES, tested, network.hears, workers, batch_frames)
     vectors = tracklet_vectors(network, loader, device)
     modality = "frames" if not network.hears else network.kind if run.this.network in BLIND else f"frames+{network.kind}"
     meta = {
         **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
+        **about,
         "network": run.this.network,
         "modality": modality,
         "trained_on": run.companion,
@@ -145,6 +202,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--weights", required=True, help="model.safetensors of the run")
     arguments.add_argument("--index", required=True, help="INDEX of the shards")
     arguments.add_argument("--split", required=True, help="SPLIT table")
+    arguments.add_argument("--test-dataset", default="", help="data set of INDEX and SPLIT, if it is not the run's (with --test-split)")
+    arguments.add_argument("--test-split", default="", help="its split")
     arguments.add_argument("--batch-frames", type=int, default=BATCH_FRAMES, help="most frames in one batch (default: %(default)s)")
     arguments.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
     arguments.add_argument("--check", choices=("bytes", "sizes"), default="bytes", help="machine.check (default: %(default)s)")
@@ -157,7 +216,11 @@ def main(argv: list[str] | None = None) -> None:
     trained_with, given = read_meta(args.weights).get(origin.FROM, {}).get("config"), digest_file(args.config)
     if trained_with not in (None, given):
         raise WeightsError(f"{args.weights}: trained with other settings than {args.config} holds now; train this stage again")
-    made, meta = embed(run, args.weights, open_store(args.index, split, args.check), split, args.batch_frames, args.workers)
+    target = None
+    if args.test_dataset or args.test_split:
+        target = Target(args.test_dataset, args.test_split)
+        check_target(run, tables.read_meta(args.index), tables.read_meta(args.split), target)
+    made, meta = embed(run, args.weights, open_store(args.index, split, args.check), split, args.batch_frames, args.workers, target)
     read = origin.made_from(config=args.config, weights=args.weights, index=args.index, split=args.split)
     tables.write(args.out, made, tables.EMBEDDINGS, {**meta, origin.FROM: read, origin.CODE: origin.code_of(*EMBEDDING)})
 

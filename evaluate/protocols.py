@@ -10,7 +10,7 @@ junk is neither, and is taken out of every ranking; equal distances keep the ord
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,8 +143,15 @@ class Outcome:
     summary: Summary
 
 
-def apply(protocol: Protocol, subjects: Subjects) -> Outcome:
+Distances = Callable[[np.ndarray, np.ndarray], Iterable[np.ndarray]]
+"""Vectors of queries, vectors of the gallery -> blocks of distances that cover all queries in order."""
+
+
+def apply(protocol: Protocol, subjects: Subjects, distances: Distances = squared_distances) -> Outcome:
     """Rank and score all queries of `subjects` by one protocol.
+
+    Args:
+        distances: what is ranked by; only re-ranking replaces it.
 
     Raises:
         ScoreError: no query, no gallery, no query that has an answer, or a set that is not what the protocol is for.
@@ -164,7 +171,7 @@ def apply(protocol: Protocol, subjects: Subjects) -> Outcome:
         _require_two_cameras(protocol, subjects, query, gallery)
     codes = subjects.codes()
     result = retrieve(
-        squared_distances(subjects.vector[query], subjects.vector[gallery]),
+        distances(subjects.vector[query], subjects.vector[gallery]),
         query_identity=codes[query],
         gallery_identity=codes[gallery],
         query_camera=subjects.camera[query],

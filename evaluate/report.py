@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evaluate.queries import RERANKED
 from evaluate.report_page.ablation import ablation_csv, ablation_markdown, compare
 from evaluate.report_page.inputs import read_inputs
 from evaluate.report_page.page import page, words
@@ -30,15 +31,15 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     config = cli.load(ReportConfig, args.config, "report")
     inputs = read_inputs(args.inputs)
-    rows, comparison = score_rows(inputs), compare(inputs)
+    rows, reranked, comparison = score_rows(inputs), score_rows(inputs, RERANKED), compare(inputs)
     if args.ablation_csv and comparison is None:
         raise ConfigError(f"--ablation-csv: {args.inputs} has no ablation; leave the option out")
     first = ablation_markdown(comparison) if comparison else []
     files = {
-        args.markdown: markdown_text(config.title, rows, words(inputs), first),
-        args.csv: csv_text(rows),
+        args.markdown: markdown_text(config.title, [*rows, *reranked], words(inputs), first),
+        args.csv: csv_text([*rows, *reranked]),
         **({args.ablation_csv: ablation_csv(comparison)} if args.ablation_csv and comparison else {}),
-        args.out: page(inputs, config, rows, comparison),
+        args.out: page(inputs, config, rows, comparison, reranked),
     }
     for path, content in files.items():
         with atomic_open(path) as out:

@@ -1,8 +1,9 @@
 """Score embeddings by one or more named protocols.
 
-In:      EMBEDDINGS (one vector per tracklet of roles query, gallery, junk) and config.json of the run.
-Out:     metrics.json: per protocol CMC, mAP, mINP with gallery and valid queries; some ranked lists for the report; and what
-         `evaluate.trace` starts from: digests of the inputs and the code, under a seal over the whole file.
+In:      EMBEDDINGS (one vector per tracklet of roles query, gallery, junk) and config.json of the run; settings of scoring.
+Out:     metrics.json: per protocol CMC, mAP, mINP with gallery, valid queries and bootstrap intervals; some ranked lists for the report;
+         and what `evaluate.trace` starts from: digests of the inputs and the code, under a seal over the whole file.
+         QUERIES: what every single query came to, from which all these numbers are means.
 Source:  specs/datasets.md section 8. Every number is stored with what it is a number of; nothing is rounded except the
          distances of the ranked lists (6 digits: the last ones depend on the machine's matrix product).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,18 +20,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluate import queries as per_query
+from evaluate.bootstrap import SEED
 from evaluate.protocols import CMC_RANKS, Outcome, Subjects, apply, first_entries, protocol_named
+from evaluate.queries import DISTANCE, RANKS, RERANKED
 from pipeline.base import cli, origin, tables
-from pipeline.base.build import build
+from pipeline.base.build import build, plain
 from pipeline.base.code import SCORING
-from pipeline.base.config import RunConfig
+from pipeline.base.config import RunConfig, ScoringConfig
 from pipeline.base.errors import ScoreError
-from pipeline.base.files import read_json
+from pipeline.base.files import digest_file, read_json
 
 LISTS = 12
 """Ranked lists stored: that many from the first valid queries, and that many from the worst by AP."""
 ENTRIES = 10
 """Gallery entries per ranked list."""
+IDENTITY = ("method", "dataset", "split", "seed", "stage", "test_dataset", "test_split")
+"""What a metrics.json is of: the training, and the test set (which is the training's own, unless it was scored on another)."""
 
 
 def subjects_of(embeddings: pa.Table) -> Subjects:
@@ -47,6 +54,12 @@ def subjects_of(embeddings: pa.Table) -> Subjects:
         found = embeddings.filter(pc.equal(embeddings.column("tracklet"), twice)).column("modality").to_pylist()
         raise ScoreError(
             f"embeddings: tracklet {twice} is there {len(found)} times (modality {', '.join(found)}); expected one vector each"
+        )
+    nowhere = embeddings.filter(pc.less(embeddings.column("camera"), 0)).column("tracklet").to_pylist()
+    if nowhere:
+        raise ScoreError(
+            f"embeddings: {len(nowhere)} of {len(names)} tracklets have no known camera (below 0), the first is {nowhere[0]}; protocols remove "
+            "entries of the query's own camera, so name the cameras in the source and run again"
         )
     vectors = embeddings.column("vector").combine_chunks()
     lengths = np.unique(vectors.value_lengths().to_numpy(zero_copy_only=False))
@@ -66,16 +79,43 @@ def subjects_of(embeddings: pa.Table) -> Subjects:
     )
 
 
-def scores(subjects: Subjects, protocols: Sequence[str]) -> dict[str, Any]:
-    """The parts ``protocols`` and ``ranked`` of metrics.json; the first protocol makes the ranked lists."""
+def normalised(subjects: Subjects) -> Subjects:
+    """The same with vectors of length 1.
+
+    Raises:
+        ScoreError: a vector is 0, which has no direction.
+    """
+    length = np.sqrt(np.einsum("nd,nd->n", subjects.vector, subjects.vector, dtype=np.float64))
+    if not length.all():
+        name = subjects.tracklet[int(np.flatnonzero(length == 0)[0])]
+        raise ScoreError(f"embeddings: the vector of {name} is 0, so it cannot be scaled to length 1; set scoring.normalise to false")
+    return replace(subjects, vector=(subjects.vector / length[:, None]).astype(np.float32))
+
+
+def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, test_set: str) -> tuple[dict[str, Any], pa.Table]:
+    """The parts ``protocols``, ``reranked`` and ``ranked`` of metrics.json, and QUERIES; the first protocol makes the ranked lists.
+
+    Args:
+        test_set: data set and split, which the draws of the intervals are seeded with.
+    """
     outcomes = [apply(protocol_named(name), subjects) for name in protocols]
-    return {"protocols": {o.protocol.name: _numbers(o) for o in outcomes}, "ranked": _ranked(outcomes[0], subjects)}
+    found = {DISTANCE: outcomes}
+    queries = tables.table(
+        [row for ranking, some in found.items() for o in some for row in per_query.rows(ranking, o, subjects)], tables.QUERIES
+    )
+    numbers = {ranking: {o.protocol.name: _numbers(o, subjects, how, test_set) for o in some} for ranking, some in found.items()}
+    return {
+        "protocols": numbers[DISTANCE],
+        RERANKED: numbers.get(RERANKED),
+        "ranked": _ranked(outcomes[0], subjects),
+    }, queries
 
 
-def _numbers(outcome: Outcome) -> dict[str, Any]:
+def _numbers(outcome: Outcome, subjects: Subjects, how: ScoringConfig, test_set: str) -> dict[str, Any]:
     """One protocol's entry. A number that the protocol does not define here is null, with the reason in skipped_queries."""
     summary, protocol = outcome.summary, outcome.protocol
     cmc = summary.cmc
+    answers = per_query.answers(outcome, subjects).over(protocol.averaged_over)
     return {
         "description": protocol.description,
         "gallery": outcome.gallery_size,
@@ -85,9 +125,10 @@ def _numbers(outcome: Outcome) -> dict[str, Any]:
         "skipped_queries": summary.queries - summary.valid,
         "ap": protocol.ap,
         "averaged_over": protocol.averaged_over,
-        **{f"R{k}": float(cmc[k - 1]) for k in (1, 5, 10, 20)},
+        **{f"R{k}": float(cmc[k - 1]) for k in RANKS},
         "mAP": _defined(summary.mean_ap),
         "mINP": _defined(summary.mean_inp) if protocol.ap == "hit" else None,
+        "intervals": per_query.over_runs({test_set: [answers]}, how),
         "cmc": [float(value) for value in cmc[:CMC_RANKS]],
     }
 
@@ -167,41 +208,60 @@ def check_origin(meta: Mapping[str, Any], run: RunConfig) -> None:
     Raises:
         ScoreError: names what differs.
     """
-    for name in ("method", "dataset", "split", "seed", "stage"):
+    for name in IDENTITY[:5]:
         if name in meta and meta[name] != getattr(run, name):
             raise ScoreError(f"embeddings are of {name} {meta[name]!r}, config.json is of {getattr(run, name)!r}; give both of one run")
 
 
-def metrics(embeddings: pa.Table, meta: dict[str, Any], run: RunConfig, protocols: Sequence[str]) -> dict[str, Any]:
-    """All of metrics.json."""
+def metrics(
+    embeddings: pa.Table, meta: dict[str, Any], run: RunConfig, protocols: Sequence[str], how: ScoringConfig
+) -> tuple[dict[str, Any], pa.Table]:
+    """All of metrics.json but its digests, and QUERIES."""
     subjects = subjects_of(embeddings)
     check_origin(meta, run)
+    modality, *others = dict.fromkeys(embeddings.column("modality").to_pylist())
+    if others:
+        raise ScoreError(
+            f"embeddings: vectors of modality {', '.join([modality, *others])} in one table; distances between them mean nothing, so give one"
+        )
+    if how.normalise:
+        subjects = normalised(subjects)
+    test_dataset, test_split = meta.get("test_dataset", run.dataset), meta.get("test_split", run.split)
+    numbers, queries = scores(subjects, protocols, how, f"{test_dataset}-{test_split}")
     return {
-        **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
-        "modality": seen(embeddings.column("modality")[0].as_py(), meta),
+        **{name: getattr(run, name) for name in IDENTITY[:5]},
+        "test_dataset": test_dataset,
+        "test_split": test_split,
+        "modality": seen(modality, meta),
         "oracle": bool(meta.get("oracle", False)),
         "trained_on": run.companion,
         "companion": meta.get("companion"),
         "heard": None if meta.get("heard") is None else {"tracklets": embeddings.num_rows, "with_sound": meta["heard"]},
-        "feature": {"dim": subjects.vector.shape[1], "normalised": False, "distance": "squared euclidean"},
-        **scores(subjects, protocols),
-    }
+        "feature": {"dim": subjects.vector.shape[1], "normalised": how.normalise, "distance": "squared euclidean"},
+        "scoring": {**plain(how), "seed": SEED},
+        "headline": protocols[0],
+        **numbers,
+    }, queries
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("out", help="metrics.json to write")
+    arguments.add_argument("--queries", required=True, help="QUERIES table to write")
     arguments.add_argument("--embeddings", required=True, help="EMBEDDINGS table")
     arguments.add_argument("--config", required=True, help="config.json of the run")
     arguments.add_argument("--protocols", required=True, nargs="+", metavar="NAME", help="names in evaluate/protocols.py; first: headline")
+    arguments.add_argument("--scoring", default="{}", help="settings of scoring (pipeline/base/config.py, ScoringConfig) as JSON text")
     args = arguments.parse_args(argv)
     for name in args.protocols:
         protocol_named(name)
+    how = cli.load(ScoringConfig, args.scoring, "scoring")
     run = build(RunConfig, read_json(args.config), args.config)
     embeddings = tables.read(args.embeddings, tables.EMBEDDINGS)
-    made = metrics(embeddings, tables.read_meta(args.embeddings), run, args.protocols)
-    read = origin.made_from(config=args.config, embeddings=args.embeddings)
-    origin.write_sealed(args.out, {**made, origin.FROM: read, origin.CODE: origin.code_of(*SCORING)})
+    made, queries = metrics(embeddings, tables.read_meta(args.embeddings), run, args.protocols, how)
+    note = {origin.FROM: origin.made_from(config=args.config, embeddings=args.embeddings), origin.CODE: origin.code_of(*SCORING)}
+    tables.write(args.queries, queries, tables.QUERIES, {name: made[name] for name in IDENTITY} | note)
+    origin.write_sealed(args.out, {**made, **note, "made": {"queries": digest_file(args.queries)}})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m evaluate.trace results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json [...] [--check] [--json]
 
-In:      metrics.json of one or more runs, as the report names them.
+In:      metrics.json of one or more runs, as the report names them; also those of tests on another data set, below the run in
+         on/<dataset>-<split>/.
 Out:     the numbers, then every file behind them with its SHA-256 as noted when it was read: settings, weights (the teacher's,
          too), embeddings, shards, manifests, lists of the sources; the code of training, embedding and scoring; what differs.
 Source:  promise R13. Without --check only notes are read. With it every byte of every file is read again, tars and code

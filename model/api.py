@@ -107,6 +107,10 @@ class Network(nn.Module):
         parts = out.local_feats_bn
         return torch.cat([out.feat_bn, *(part / len(parts) for part in parts)], dim=1)
 
+    def forget_cameras(self) -> None:
+        """From now on every camera is an unknown one, whatever its index: for data of other cameras than it was trained on."""
+        self.cameras = 0
+
     def check(self, batch: Batch) -> None:
         """Refuse a batch that this network cannot read. `forward` calls it, too.
 

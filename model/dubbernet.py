@@ -126,6 +126,11 @@ class DubberNet(Network):
             out.local_feats, out.local_feats_bn, out.local_logits = self.local(tokens)  # 4.5
         return out
 
+    def forget_cameras(self) -> None:
+        """Unknown cameras count as the mean of those that were learned (specs/dubbernet.md, B30). Once done, it stays so."""
+        self.embedding.forget_cameras()
+        super().forget_cameras()
+
     def hear(self, companion: Companion) -> Tensor:
         """3.1: audio tokens of every frame, [B*T, L, D]; each distinct item is encoded once.
 

@@ -12,12 +12,9 @@ from typing import Any
 
 from pipeline.base import cli
 from pipeline.base.build import plain
-from pipeline.base.config import AlignmentConfig, CompanionConfig, DatasetConfig, DistillConfig, MethodConfig, RunConfig
+from pipeline.base.config import HEARING, AlignmentConfig, CompanionConfig, DatasetConfig, DistillConfig, MethodConfig, RunConfig
 from pipeline.base.errors import ConfigError, did_you_mean
 from pipeline.base.files import write_json
-
-HEARING = ("dubbernet_teacher", "audio_probe")
-"""Networks that read a companion, whatever is done with them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,7 +47,8 @@ def check_frames(store: Packed, run: RunConfig) -> None:
     if (packed["height"], packed["width"]) != (run.height, run.width):
         raise ShardError(
             f"shards of {run.dataset} hold frames of {packed['height']}x{packed['width']} (height x width), "
-            f"the run expects {run.height}x{run.width}; pack again or set datasets.{run.dataset}.frames"
+            f"the run expects {run.height}x{run.width}; pack them again, with datasets.{run.dataset}.frames set to "
+            f"{{height: {run.height}, width: {run.width}}}"
         )
 
 

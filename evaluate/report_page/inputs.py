@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evaluate.queries import Answers, read_answers
 from pipeline.base import tables
 from pipeline.base.build import build
 from pipeline.base.config import CompanionConfig, MethodConfig
@@ -36,11 +37,26 @@ class Run:
     """SHA-256 of metrics.json; '' where there is none."""
     kept: dict[str, Any]
     """Which weights were handed on (train/validate.py, `Selection.hand_on`); empty: those of the last epoch, without any look."""
+    answers: dict[tuple[str, str], Answers]
+    """What every query came to, by ranking and protocol; empty where `metrics` is None."""
+    test_dataset: str
+    """Whose test half the scores are of: `dataset`, unless the network was tested on another one."""
+    test_split: str
 
     @property
     def what(self) -> tuple[str, str, str]:
-        """(dataset, method, stage): runs that differ only in split and seed share it."""
-        return self.dataset, self.method, self.stage
+        """(test data, method, stage): runs that differ only in split and seed share it."""
+        return self.tested, self.method, self.stage
+
+    @property
+    def tested(self) -> str:
+        """The data set, or 'A → B': trained on A, tested on B."""
+        return self.dataset if self.is_own else f"{self.dataset} → {self.test_dataset}"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is scored on the data set that it was trained on."""
+        return self.test_dataset == self.dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +146,7 @@ class Inputs:
     def protocols(self, dataset: str) -> list[str]:
         """Protocols of a data set in the order of its settings, the headline first; then any others that were scored."""
         wanted = self.settings.get("datasets", {}).get(dataset, {}).get("protocols", [])
-        scored = {name for run in self.runs if run.dataset == dataset and run.metrics for name in run.metrics["protocols"]}
+        scored = {name for run in self.runs if run.test_dataset == dataset and run.metrics for name in run.metrics["protocols"]}
         return [name for name in wanted if name in scored] + sorted(scored - set(wanted))
 
 
@@ -152,16 +168,33 @@ def read_inputs(path: Path) -> Inputs:
 
 
 def _run(entry: Mapping[str, Any]) -> Run:
-    folder = Path(entry["folder"])
-    scores = folder / "metrics.json"
-    metrics = read_json(scores) if entry["scored"] else None  # a file left over from other settings is none of this report's
-    if entry["scored"] and not (isinstance(metrics, dict) and {"protocols", "ranked", "modality", "oracle"} <= metrics.keys()):
-        raise ScoreError(f"{scores}: not a metrics.json of evaluate.score; delete it and score again")
+    there = Path(entry["folder"])
+    test_dataset, test_split = entry.get("test_dataset", entry["dataset"]), entry.get("test_split", entry["split"])
+    folder = there if test_dataset == entry["dataset"] else there.parents[1]  # <folder of the training>/on/<test set and split>
     lines = [line for line in _lines(folder / "metrics.jsonl") if isinstance(line, dict)]
     log = [line for line in lines if "epoch" in line and "terms" in line]
     kept: dict[str, Any] = next((line["kept"] for line in lines if line.get("done") and "kept" in line), {})
-    digest = "" if metrics is None else digest_file(scores)
-    return Run(entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"], log, metrics, digest, kept)
+    metrics, answers, digest = None, dict[tuple[str, str], Answers](), ""
+    if entry["scored"]:  # a file left over from other settings is none of this report's
+        metrics, answers = read_scores(there / "metrics.json")
+        digest = digest_file(there / "metrics.json")
+    names = (entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"])
+    return Run(*names, log, metrics, digest, kept, answers, test_dataset, test_split)
+
+
+NEEDED = {"protocols", "ranked", "modality", "oracle", "scoring", "headline", "feature", "made"}
+
+
+def read_scores(path: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Answers]]:
+    """metrics.json, and what every query came to, by ranking and protocol (QUERIES beside it).
+
+    Raises:
+        ScoreError: not a metrics.json of evaluate.score, or QUERIES is not the one that it was written with.
+    """
+    metrics = read_json(path)
+    if not (isinstance(metrics, dict) and metrics.keys() >= NEEDED):
+        raise ScoreError(f"{path}: not a metrics.json of evaluate.score as it is now; delete it and score again")
+    return metrics, read_answers(path.with_name("queries.parquet"), metrics["made"]["queries"])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -193,8 +226,11 @@ def _data(name: str, entry: Mapping[str, Any]) -> Data:
 
 
 def grouped(runs: Iterable[Run]) -> dict[tuple[str, str, str], list[Run]]:
-    """Runs by (dataset, method, stage), groups in order of first appearance, runs in order of split and seed."""
+    """Runs by (test data, method, stage), groups in order of first appearance, runs in order of split and seed."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault(run.what, []).append(run)
-    return {what: sorted(group, key=lambda run: (len(run.split), run.split, run.seed)) for what, group in groups.items()}
+    return {
+        what: sorted(group, key=lambda run: (len(run.split), run.split, run.seed, len(run.test_split), run.test_split))
+        for what, group in groups.items()
+    }

@@ -78,7 +78,13 @@ def _generated(inputs: Inputs) -> list[str]:
     return [group[0].name for group in inputs.groups() if group[0].generated]
 
 
-def page(inputs: Inputs, config: ReportConfig, rows: Sequence[ScoreRow], comparison: Comparison | None = None) -> Html:
+def page(
+    inputs: Inputs,
+    config: ReportConfig,
+    rows: Sequence[ScoreRow],
+    comparison: Comparison | None = None,
+    reranked: Sequence[ScoreRow] = (),
+) -> Html:
     """The report as HTML; an ablation's table stands first."""
     media = Media()
     shown = shown_data(inputs, config.media)
@@ -89,7 +95,8 @@ def page(inputs: Inputs, config: ReportConfig, rows: Sequence[ScoreRow], compari
     ranked = ranked_section(inputs, rows, shown, config.queries, media)
     parts: list[Child] = [
         ablation_section(comparison) if comparison else None,
-        sections.score_tables(inputs, rows),
+        sections.score_tables(rows),
+        sections.reranked_tables(reranked),
         sections.cmc_figures(rows),
         ranked,
         persons,
@@ -104,16 +111,16 @@ def page(inputs: Inputs, config: ReportConfig, rows: Sequence[ScoreRow], compari
 
 def _split(inputs: Inputs, dataset: str, known: Sequence[str]) -> str:
     """The split whose roles are counted: the first that was run, else the first there is."""
-    return next((run.split for run in inputs.runs if run.dataset == dataset and run.split in known), known[0])
+    return next((run.test_split for run in inputs.runs if run.test_dataset == dataset and run.test_split in known), known[0])
 
 
 def _header(inputs: Inputs, config: ReportConfig, rows: Sequence[ScoreRow]) -> Html:
     methods = list(dict.fromkeys(run.method for run in inputs.runs))
     datasets = list(dict.fromkeys(run.dataset for run in inputs.runs))
-    trained, scored = sum(bool(run.log) for run in inputs.runs), sum(run.metrics is not None for run in inputs.runs)
+    trained, scored = sum(bool(run.log) for run in inputs.runs if run.is_own), sum(run.metrics is not None for run in inputs.runs)
     stages = list(dict.fromkeys(run.stage for run in inputs.runs))
     what = (
-        f"{_and(methods)} on {_and(datasets)}. {trained} trainings ({_and(stages)}), {scored} of them scored."
+        f"{_and(methods)} on {_and(datasets)}. {trained} trainings ({_and(stages)}), {scored} times scored."
         if inputs.runs
         else "No training was run."
     )
@@ -136,6 +143,7 @@ def _and(names: Sequence[str]) -> str:
 NAVIGATION = {
     "ablation": "Ablation",
     "scores": "Scores",
+    "reranked": "Re-ranked",
     "cmc": "Rank curves",
     "ranked": "Ranked lists",
     "persons": "Persons",

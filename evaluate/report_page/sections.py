@@ -40,7 +40,8 @@ def _tile(row: ScoreRow) -> Html:
         value = row.values[name]
         spread = el("small", f" ± {100 * value.std:.1f}") if value.std is not None else None
         number = UNDEFINED if value.mean is None else f"{100 * value.mean:.1f}"
-        return el("div", el("dt", name), el("dd", number, spread))
+        between = el("dd", value.range, class_="range") if value.interval else None
+        return el("div", el("dt", name), el("dd", number, spread), between)
 
     return el(
         "article",
@@ -49,24 +50,58 @@ def _tile(row: ScoreRow) -> Html:
         el("p", el("b", row.protocol), " · ", row.rule),
         el("p", row.modality, " ", oracle_mark() if row.oracle else None),
         el("p", row.sample),
+        el("p", row.interval_words) if row.interval_words else None,
         class_="tile",
     )
 
 
-def score_tables(inputs: Inputs, rows: Sequence[ScoreRow]) -> Html:
+LEAD = (
+    "Percent. Every number stands under the protocol it was measured by; numbers of different protocols are not comparable. ± is the standard "
+    "deviation over runs, where there are several: how far trainings, and splits, scatter."
+)
+BRACKETS = (
+    "Brackets say how far the number might have come out elsewhere had other queries of the same kind been asked; they know nothing of other "
+    "seeds, other persons in the gallery or other cameras."
+)
+ACROSS = "A → B: trained on A, tested on the test half of B, none of which was trained on."
+
+
+def score_tables(rows: Sequence[ScoreRow]) -> Html:
     """One table per data set: stages down, protocols side by side."""
+    lead = " ".join([LEAD, *([BRACKETS] if any(row.interval_words for row in rows) else [])])
+    if any(row.trained_on != row.tested_on for row in rows):
+        lead = f"{lead} {ACROSS}"
+    parts = _tables(rows) if rows else [el("p", "No stage of these runs was evaluated.", class_="empty")]
+    return section("scores", "Scores", *parts, lead=lead)
+
+
+RERANKED_LEAD = (
+    "The same distances after k-reciprocal re-ranking ({about}). It looks at all queries at once, which nobody who asks one question can do, so "
+    "these numbers are compared with nothing above and never stand in a headline. Protocols whose gallery holds the queries are left out."
+)
+
+
+def reranked_tables(rows: Sequence[ScoreRow]) -> Html | None:
+    """The tables of what was re-ranked, in a section of their own."""
+    if not rows:
+        return None
+    how = rows[0].scoring.rerank
+    about = f"k1 {how.k1}, k2 {how.k2}, weight of the first distance {how.weight:g}"
+    return section("reranked", "After re-ranking", *_tables(rows), lead=RERANKED_LEAD.format(about=about))
+
+
+def _tables(rows: Sequence[ScoreRow]) -> list[Child]:
     parts: list[Child] = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         mine = [row for row in rows if row.dataset == dataset]
         protocols = list(dict.fromkeys(row.protocol for row in mine))
-        parts += [el("h3", dataset), _score_table(mine, protocols), _protocol_notes(mine, protocols)]
-    lead = (
-        "Percent. Every number stands under the protocol it was measured by; numbers of different protocols are not comparable. "
-        "An average over several runs shows its standard deviation."
-    )
-    if not rows:
-        parts = [el("p", "No stage of these runs was evaluated.", class_="empty")]
-    return section("scores", "Scores", *parts, lead=lead)
+        brackets = dict.fromkeys(row.interval_words for row in mine if row.interval_words)
+        parts += [el("h3", dataset), _score_table(mine, protocols)]
+        parts += [
+            el("p", f"{line} · features: {', '.join(dict.fromkeys(row.feature for row in mine))}", class_="rule") for line in brackets
+        ]
+        parts.append(_protocol_notes(mine, protocols))
+    return parts
 
 
 def _score_table(rows: Sequence[ScoreRow], protocols: Sequence[str]) -> Html:
@@ -111,7 +146,7 @@ def score_cell(row: ScoreRow | None, name: str) -> Child:
         return UNDEFINED
     value = row.values[name]
     spread = el("small", f"± {100 * value.std:.1f}") if value.std is not None else None
-    return [value.percent(with_std=False), " ", spread]
+    return [value.percent(with_std=False), " ", spread, el("small", value.range, class_="range") if value.interval else None]
 
 
 def _protocol_notes(rows: Sequence[ScoreRow], protocols: Sequence[str]) -> Html:
@@ -163,7 +198,7 @@ def _network_name(row: ScoreRow) -> str:
 def training_figures(runs: Sequence[Run]) -> Html | None:
     """Loss terms and learning rate per epoch; one small chart each, because their scales have nothing in common."""
     blocks: list[tuple[str, str, Html]] = []
-    for (dataset, method, stage), group in grouped(runs).items():
+    for (dataset, method, stage), group in grouped(run for run in runs if run.is_own).items():
         logs = [run.log for run in group if run.log]
         if not logs:
             continue
@@ -320,11 +355,15 @@ def _without_folders(value: Any) -> Any:
     return PurePath(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
+def _splits(run: Run) -> str:
+    return run.split if run.is_own else f"{run.split} → {run.test_split}"
+
+
 def config_section(inputs: Inputs) -> Html:
     """Settings, versions and the list of runs."""
     settings = _without_folders({name: value for name, value in inputs.settings.items() if name != "roots"})
     runs = [
-        [r.dataset, f"{r.method} · {r.stage}", r.split, str(r.seed), el("code", r.digest[:16]) if r.digest else "trained only"]
+        [r.tested, f"{r.method} · {r.stage}", _splits(r), str(r.seed), el("code", r.digest[:16]) if r.digest else "trained only"]
         for r in inputs.runs
     ]
     return section(

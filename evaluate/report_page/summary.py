@@ -1,39 +1,51 @@
 """The table of scores: means over splits and seeds, as rows, as Markdown and as CSV.
 
-In:      runs with their metrics.json.   Out: one :class:`ScoreRow` per data set, method, stage and protocol.
+In:      runs with their metrics.json and QUERIES.   Out: one :class:`ScoreRow` per data set, method, stage and protocol.
 Source:  specs/datasets.md sections 1.3 and 3 (name the protocol, the gallery, valid of all queries, the definition of AP;
-         say when one split only was run). The standard deviation is the sample's (n - 1).
+         say when one split only was run). The standard deviation is the sample's (n - 1), over runs; the interval is a bootstrap over
+         queries (evaluate/bootstrap.py). Neither contains the other.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from evaluate.bootstrap import SEED
+from evaluate.queries import DISTANCE, METRICS, RERANKED, Answers, Interval, over_runs
 from evaluate.report_page.inputs import Inputs, Run, grouped
+from pipeline.base.build import build
+from pipeline.base.config import ScoringConfig
 from pipeline.base.errors import ScoreError
 
-METRICS = ("R1", "R5", "R10", "R20", "mAP", "mINP")
 AP_NAMES = {"hit": "AP at hits", "trapezoid": "trapezoid AP"}
 COLUMNS = (
     "dataset",
+    "trained_on",
     "method",
     "stage",
     "modality",
     "oracle",
+    "ranking",
     "protocol",
     "gallery",
     "queries",
     "valid",
     "ap",
     "averaged_over",
+    "feature",
     "splits",
+    "test_splits",
     "seeds",
     "runs",
+    "interval_of",
+    "confidence",
+    "resamples",
 )
 """First columns of the CSV; the metrics follow."""
 UNDEFINED = "–"
@@ -47,14 +59,26 @@ class Mean:
 
     mean: float | None
     std: float | None
-    """None for a single run."""
+    """Over runs; None for a single run."""
+    interval: Interval = None
+    """Over queries; None where none was made."""
 
-    def percent(self, with_std: bool = True) -> str:
-        """For readers: '81.2' or '81.2 ± 1.4'."""
+    def percent(self, with_std: bool = True, with_interval: bool = False) -> str:
+        """For readers: '81.2', '81.2 ± 1.4' or '81.2 ± 1.4 [78.0, 84.1]'."""
         if self.mean is None:
             return UNDEFINED
         spread = f" ± {100 * self.std:.1f}" if with_std and self.std is not None else ""
-        return f"{100 * self.mean:.1f}{spread}"
+        return f"{100 * self.mean:.1f}{spread}" + (f" {self.range}" if with_interval and self.interval else "")
+
+    @property
+    def numbers(self) -> tuple[float | None, ...]:
+        """Mean, standard deviation, low and high end of the interval."""
+        return self.mean, self.std, *(self.interval or (None, None))
+
+    @property
+    def range(self) -> str:
+        """The interval for readers: '[78.0, 84.1]'; '' without one."""
+        return "" if self.interval is None else "[{:.1f}, {:.1f}]".format(*(100 * end for end in self.interval))
 
 
 def chosen(run: Run) -> bool:
@@ -85,8 +109,13 @@ class ScoreRow:
     """One line of the score table."""
 
     dataset: str
+    """Test data: the data set, or 'A → B' where it was trained on A and tested on B."""
+    trained_on: str
+    tested_on: str
     method: str
     stage: str
+    ranking: str
+    """'distance' or 'reranked'."""
     protocol: str
     description: str
     gallery_definition: str
@@ -94,24 +123,35 @@ class ScoreRow:
     oracle: bool
     ap: str
     averaged_over: str
+    feature: str
+    """How vectors were compared, in words."""
     gallery: str
     """Entries; a range where splits differ."""
     queries: str
     valid: str
     splits: tuple[str, ...]
+    """Of the training."""
+    test_splits: tuple[str, ...]
+    """The same, unless the test data are another set's."""
     seeds: tuple[int, ...]
     runs: int
     values: dict[str, Mean]
     cmc: tuple[float, ...]
     """Mean over runs of the part of queries answered within 1, 2, ... entries."""
+    scoring: ScoringConfig
 
     @property
     def sample(self) -> str:
         """What the mean is over, in words."""
+        across = self.trained_on != self.tested_on
         if self.runs == 1:
-            return f"single split ({self.splits[0]}), single seed ({self.seeds[0]})"
-        parts = [f"{len(self.splits)} splits" if len(self.splits) > 1 else f"split {self.splits[0]}"]
-        parts.append(f"{len(self.seeds)} seeds" if len(self.seeds) > 1 else f"seed {self.seeds[0]}")
+            tested = f", tested on split {self.test_splits[0]}" if across else ""
+            return f"single split ({self.splits[0]}), single seed ({self.seeds[0]}){tested}"
+        one_split = "single split" if not across else "split"
+        parts = [_many("split", self.splits) if len(self.splits) > 1 else f"{one_split} ({self.splits[0]})"]
+        parts.append(_many("seed", self.seeds) if len(self.seeds) > 1 else f"single seed ({self.seeds[0]})")
+        if across:
+            parts.append(f"tested on {_many('split', self.test_splits)}")
         return f"mean ± std of {self.runs} runs: {', '.join(parts)}"
 
     @property
@@ -120,48 +160,84 @@ class ScoreRow:
         over = "valid queries" if self.averaged_over == "valid" else "all queries"
         return f"gallery {self.gallery} · {self.valid}/{self.queries} queries valid · {AP_NAMES[self.ap]} · mean over {over}"
 
+    @property
+    def interval_words(self) -> str:
+        """What the brackets are, in words; '' without any."""
+        how = self.scoring
+        if not any(value.interval for value in self.values.values()):
+            return ""
+        unit = "queries" if how.unit == "query" else "identities with all their queries"
+        return f"[ ] {100 * how.confidence:g} % bootstrap interval over {unit}, {how.resamples:,} draws, seed {SEED}"
 
-def score_rows(inputs: Inputs) -> list[ScoreRow]:
+
+def _many(what: str, names: Sequence[object]) -> str:
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({', '.join(map(str, names))})"
+
+
+def score_rows(inputs: Inputs, ranking: str = DISTANCE) -> list[ScoreRow]:
     """All lines, data sets and stages in the order they were run, protocols with the headline first."""
     rows = []
-    for (dataset, _, _), runs in grouped(run for run in inputs.runs if run.metrics is not None).items():
-        for protocol in inputs.protocols(dataset):
-            having = [run for run in runs if run.metrics is not None and protocol in run.metrics["protocols"]]
+    for runs in grouped(run for run in inputs.runs if run.metrics is not None).values():
+        for protocol in inputs.protocols(runs[0].test_dataset):
+            having = [run for run in runs if (ranking, protocol) in run.answers]
             if having:
-                rows.append(score_row(having, protocol))
+                rows.append(score_row(having, protocol, ranking))
     return rows
 
 
-def score_row(runs: Sequence[Run], protocol: str) -> ScoreRow:
+def score_row(runs: Sequence[Run], protocol: str, ranking: str = DISTANCE) -> ScoreRow:
     """Mean over some runs of one stage, all scored by `protocol`.
 
     Raises:
-        ScoreError: they differ in what the network saw, or in the protocol's rules.
+        ScoreError: they differ in what the network saw, in the protocol's rules, or in the settings of scoring.
     """
     first = runs[0]
     metrics: list[dict[str, Any]] = [run.metrics for run in runs if run.metrics is not None]
-    found = [m["protocols"][protocol] for m in metrics]
-    where = f"{first.dataset}, {first.method}, {first.stage}"
+    found = [m[RERANKED if ranking == RERANKED else "protocols"][protocol] for m in metrics]
+    where = f"{first.tested}, {first.method}, {first.stage}"
+    how = [json.dumps(m["scoring"], sort_keys=True) for m in metrics]
+    scoring = json.loads(_same(how, where, "settings of scoring"))
+    scoring.pop("seed")
+    averaged_over = _same([f["averaged_over"] for f in found], where, "average")
+    intervals = _intervals(runs, protocol, ranking, averaged_over, build(ScoringConfig, scoring, "scoring"))
     return ScoreRow(
-        dataset=first.dataset,
+        dataset=first.tested,
+        trained_on=first.dataset,
+        tested_on=first.test_dataset,
         method=first.method,
         stage=first.stage,
+        ranking=ranking,
         protocol=protocol,
         description=found[0]["description"],
         gallery_definition=found[0]["gallery_definition"],
         modality=_same([_seen(m) for m in metrics], where, "modality"),
         oracle=any(m["oracle"] for m in metrics),
         ap=_same([f["ap"] for f in found], where, "AP definition"),
-        averaged_over=_same([f["averaged_over"] for f in found], where, "average"),
+        averaged_over=averaged_over,
+        feature=_same([_feature(m["feature"]) for m in metrics], where, "features"),
         gallery=_range([f["gallery"] for f in found]),
         queries=_range([f["queries"] for f in found]),
         valid=_range([f["valid"] for f in found]),
         splits=tuple(dict.fromkeys(run.split for run in runs)),
+        test_splits=tuple(dict.fromkeys(run.test_split for run in runs)),
         seeds=tuple(sorted({run.seed for run in runs})),
         runs=len(runs),
-        values={name: mean_of([f[name] for f in found]) for name in METRICS},
+        values={name: replace(mean_of([f[name] for f in found]), interval=intervals[name]) for name in METRICS},
         cmc=tuple(statistics.fmean(column) for column in zip(*(f["cmc"] for f in found), strict=True)),
+        scoring=build(ScoringConfig, scoring, "scoring"),
     )
+
+
+def _intervals(runs: Sequence[Run], protocol: str, ranking: str, averaged_over: str, how: ScoringConfig) -> dict[str, Interval]:
+    by_split: dict[str, list[Answers]] = {}
+    for run in runs:
+        answers = run.answers[ranking, protocol].over(averaged_over)
+        by_split.setdefault(f"{run.test_dataset}-{run.test_split}", []).append(answers)
+    return over_runs(by_split, how)
+
+
+def _feature(feature: Mapping[str, Any]) -> str:
+    return f"{feature['dim']} values, {'length 1' if feature['normalised'] else 'as they are'}, {feature['distance']}"
 
 
 def _seen(metrics: dict[str, Any]) -> str:
@@ -198,11 +274,14 @@ def mean_of(values: Sequence[float | None]) -> Mean:
 def headline_rows(inputs: Inputs, rows: Iterable[ScoreRow]) -> dict[str, ScoreRow]:
     """The row that stands for a data set: its first method and first protocol; a stage that was taught, else the last one.
 
-    Never a row of label-derived audio, of an untrained network, or of a control (another companion than the method's own).
+    Never a row of label-derived audio, of an untrained network, of a control (another companion than the method's own), of another test
+    set than the training's, or after re-ranking.
     Among taught stages one whose teacher hears goes first, and one that changes no setting of the method.
     """
     chosen: dict[str, tuple[tuple[bool, bool, bool], ScoreRow]] = {}
     for row in rows:
+        if row.trained_on != row.tested_on or row.ranking != DISTANCE:
+            continue
         method = inputs.method(row.method)
         this = method.stages[row.stage]
         heard = {method.companion_of(row.stage), method.test_companion_of(row.stage) if this.hears else method.companion}
@@ -219,14 +298,16 @@ def csv_text(rows: Iterable[ScoreRow]) -> str:
     """One line per score row; numbers as fractions with 6 digits, empty where not defined."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    numbers = [column for name in METRICS for column in (name, f"{name}_std")]
+    numbers = [column for name in METRICS for column in (name, f"{name}_std", f"{name}_low", f"{name}_high")]
     writer.writerow([*COLUMNS, *numbers])
     for row in rows:
         writer.writerow(
-            [*map(sheet_cell, (row.dataset, row.method, row.stage, row.modality)), ORACLE if row.oracle else "", sheet_cell(row.protocol)]
+            [*map(sheet_cell, (row.tested_on, row.trained_on, row.method, row.stage, row.modality)), ORACLE if row.oracle else ""]
+            + [row.ranking, sheet_cell(row.protocol)]
             + [text.replace(",", "") for text in (row.gallery, row.queries, row.valid)]
-            + [row.ap, row.averaged_over, sheet_cell(" ".join(row.splits)), " ".join(map(str, row.seeds)), row.runs]
-            + ["" if v is None else f"{v:.6f}" for name in METRICS for v in (row.values[name].mean, row.values[name].std)]
+            + [row.ap, row.averaged_over, row.feature, sheet_cell(" ".join(row.splits)), sheet_cell(" ".join(row.test_splits))]
+            + [" ".join(map(str, row.seeds)), row.runs, row.scoring.unit, row.scoring.confidence, row.scoring.resamples]
+            + ["" if v is None else f"{v:.6f}" for name in METRICS for v in row.values[name].numbers]
         )
     return out.getvalue()
 
@@ -238,13 +319,15 @@ def markdown_text(title: str, rows: Sequence[ScoreRow], notes: Iterable[str], fi
         notes: paragraphs below the table.
         first: blocks of Markdown that stand before it.
     """
-    head = ["data set", "method · stage", "sees", "protocol", "gallery", "valid/queries", "AP", *METRICS, "over"]
+    head = ["data set", "method · stage", "sees", "protocol", "gallery", "valid/queries", "AP", *METRICS, "over", "ranked by"]
     lines = []
     for row in rows:
         cells = [row.dataset, f"{row.method} · {row.stage}", row.modality, row.protocol, row.gallery, f"{row.valid}/{row.queries}", row.ap]
-        lines.append([*cells, *(row.values[name].percent() for name in METRICS), row.sample])
+        numbers = [row.values[name].percent(with_interval=True) for name in METRICS]
+        lines.append([*cells, *numbers, row.sample, "distance" if row.ranking == DISTANCE else "re-ranked distance"])
+    brackets = dict.fromkeys(row.interval_words for row in rows if row.interval_words)
     blocks = [f"# {markdown_cell(title)}", *first, *(["## Scores"] if first else []), markdown_table(head, lines)]
-    return "\n\n".join([*blocks, *map(markdown_cell, notes)]) + "\n"
+    return "\n\n".join([*blocks, *map(markdown_cell, (*brackets, *notes))]) + "\n"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -141,6 +141,13 @@ class FrameTokens(Part):
             tokens = tokens + self.camera_scale * self.camera(camera_B)[:, None]
         return tokens
 
+    def forget_cameras(self) -> None:
+        """Give all frames the mean of the cameras' embeddings, as a part of their position; indices are not looked at any more."""
+        if self.camera_scale:
+            with torch.no_grad():
+                self.position.add_(self.camera_scale * self.camera.weight.mean(0))
+            self.camera_scale = 0.0
+
     def cut(self, frames: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, patches, patch * patch * 3]: patches row by row, colours fastest, as loaders keep pixels."""
         patches = frames.unfold(2, self.patch, self.stride).unfold(3, self.patch, self.stride)

@@ -23,6 +23,9 @@ Protocol = Literal["market", "mars_torchreid", "mars_official", "mars_merged", "
 Network = Literal["dubbernet_teacher", "dubbernet_student", "dubbernet_visual", "audio_probe"]
 """Names of model/registry.py, for the same reason."""
 
+HEARING = ("dubbernet_teacher", "audio_probe")
+"""Networks that read a companion, whatever is done with them."""
+
 SOURCE_LISTS = {
     "mars": ("info/tracks_train_info.mat", "info/tracks_test_info.mat", "info/query_IDX.mat"),
     "ilidsvid": ("train-test people splits/train_test_splits_ilidsvid.mat", "splits.json"),
@@ -601,6 +604,11 @@ class StageConfig:
             "its teacher knows; set it for the method",
         )
 
+    @property
+    def is_evaluated_seeing(self) -> bool:
+        """Whether it is evaluated, and on frames alone."""
+        return self.evaluate and self.network not in HEARING
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodConfig:
@@ -725,6 +733,9 @@ class ExperimentConfig:
     splits: tuple[str, ...] = ()
     """Empty: all splits of the data set."""
     seeds: tuple[int, ...] = (0,)
+    test_on: tuple[str, ...] = ()
+    """Other data sets on whose test halves (all their splits) the evaluated stages that only see are scored as well. No person of
+    theirs has been trained on, and their cameras are unknown to the network (specs/dubbernet.md, B30)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -852,6 +863,7 @@ class Settings:
         for i, experiment in enumerate(self.experiments):
             self._check_runs(f"experiments[{i}]", experiment, experiment.stages)
             _require(len(experiment.seeds) > 0, f"experiments[{i}].seeds: name at least one")
+            self._check_test_on(f"experiments[{i}].test_on", experiment)
         for name, ablation in self.ablations.items():
             self._check_runs(f"ablations.{name}", ablation, ablation.rows)
         for name in self.roots:
@@ -865,6 +877,43 @@ class Settings:
         for stage, this in method.stages.items():
             yield f"methods.{name}.stages.{stage}.companion", this.companion
             yield f"methods.{name}.stages.{stage}.test_companion", this.test_companion
+
+    def _check_test_on(self, where: str, of: ExperimentConfig) -> None:
+        """Every target can be tested on, and there is a stage to test."""
+        _require(len(set(of.test_on)) == len(of.test_on), f"{where}: names a data set twice; name each once")
+        for target in of.test_on:
+            self.check_across(where, of.dataset, target)
+        method = self.methods[of.method]
+        seeing = [name for name in of.stages or method.main or method.stages if method.stages[name].is_evaluated_seeing]
+        _require(
+            bool(seeing) or not of.test_on,
+            f"{where}: none of the stages of {of.method} that are run is evaluated on frames alone, and sound of another data set is not "
+            "taken; name such a stage in stages, or leave test_on out",
+        )
+
+    def check_across(self, where: str, dataset: str, target: str) -> None:
+        """A network that was trained on `dataset` can be tested on `target`; `where` begins the sentence if not.
+
+        Raises:
+            ConfigError: unknown, the same data, or stored frames of another size.
+        """
+        _require_known(target, self.datasets, f"{where}: '{target}' is no data set")
+        _require(
+            target != dataset,
+            f"{where}: '{target}' is the data set that is trained on, and persons who train in one of its splits are tested in another; "
+            "name other data sets (its own test half is scored anyway)",
+        )
+        root = self.roots.get(target)
+        _require(
+            not root or root != self.roots.get(dataset),
+            f"{where}: roots.{target} and roots.{dataset} are one folder ({root}), so persons who train might be tested; name data of its own",
+        )
+        has, needs = self.datasets[target].frames, self.datasets[dataset].frames
+        _require(
+            (has.height, has.width) == (needs.height, needs.width),
+            f"{where}: frames of {target} are stored as {has.height}x{has.width} (height x width), a network trained on {dataset} expects "
+            f"{needs.height}x{needs.width}; set datasets.{target}.frames to {{height: {needs.height}, width: {needs.width}}}",
+        )
 
     def _check_runs(self, where: str, of: ExperimentConfig | AblationConfig, stages: Iterable[str]) -> None:
         """Method, data set, stages and splits are there."""

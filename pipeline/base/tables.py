@@ -245,6 +245,24 @@ EMBEDDINGS = Schema(
     ),
     ("tracklet", "modality"),
 )
+QUERIES = Schema(
+    "queries",
+    1,
+    "one query and what its ranking came to",
+    (
+        Column("ranking", S, "'distance', or 'reranked' where the setting scoring.rerank asks for it"),
+        Column("protocol", S, "protocol of evaluate/protocols.py"),
+        Column("query", S, "tracklet of EMBEDDINGS"),
+        Column("identity", S, "identity as shipped"),
+        Column("camera", I16, "camera index from 0"),
+        Column("good", I32, "right answers left in the gallery; 0: the query is not valid"),
+        Column("removed", I32, "gallery entries removed for this query (same identity and camera)"),
+        Column("first", I32, "rank of the first right answer, from 1; 0: there is none"),
+        Column("ap", F64, "average precision as the protocol defines it; null: not defined", True),
+        Column("inp", F64, "right answers over the rank of the last one; null: not defined", True),
+    ),
+    ("ranking", "protocol", "query"),
+)
 TRIALS = Schema(
     "trials",
     1,
@@ -255,7 +273,9 @@ TRIALS = Schema(
         Column("same", B, "whether both belong to one identity"),
     ),
 )
-SCHEMAS = {s.name: s for s in (TRACKLETS, SPLIT, ITEMS, PROBES, ALIGNMENT, PLAN, FRAMES, FEATURES, QUARANTINE, INDEX, EMBEDDINGS, TRIALS)}
+SCHEMAS = {
+    s.name: s for s in (TRACKLETS, SPLIT, ITEMS, PROBES, ALIGNMENT, PLAN, FRAMES, FEATURES, QUARANTINE, INDEX, EMBEDDINGS, QUERIES, TRIALS)
+}
 
 
 def table(rows: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]], schema: Schema) -> pa.Table:

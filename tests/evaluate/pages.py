@@ -10,6 +10,9 @@ from PIL import Image
 
 from evaluate import report
 from pipeline.base import tables
+from pipeline.base.build import plain
+from pipeline.base.config import ScoringConfig
+from pipeline.base.files import digest_file
 
 
 def protocol(r1, ap="hit", **more):
@@ -32,6 +35,31 @@ def protocol(r1, ap="hit", **more):
         "cmc": cmc,
         **more,
     }
+
+
+def scored(folder: Path, modality: str, protocols: dict, ranked=()) -> None:
+    """metrics.json and QUERIES of one run; of each protocol's valid queries as many are answered at rank 1 as its R1 says, all others at 2."""
+    rows = []
+    for name, numbers in protocols.items():
+        answered = round(numbers["R1"] * numbers["valid"])
+        for i in range(numbers["queries"]):
+            valid, first = i < numbers["valid"], 1 if i < answered else 2
+            ap = {"ap": (0.5 if i < answered else 0.0) if valid else None, "inp": None}
+            place = {"good": int(valid), "removed": 0, "first": first if valid else 0, **ap}
+            rows.append({"ranking": "distance", "protocol": name, "query": f"q{i:04d}", "identity": f"{i // 4:04d}", "camera": 0, **place})
+    tables.write_rows(folder / "queries.parquet", rows, tables.QUERIES)
+    metrics = {
+        "modality": modality,
+        "oracle": "oracle" in modality,
+        "protocols": protocols,
+        "reranked": None,
+        "ranked": list(ranked),
+        "feature": {"dim": 8, "normalised": False, "distance": "squared euclidean"},
+        "scoring": {**plain(ScoringConfig(resamples=100)), "seed": 0},
+        "headline": next(iter(protocols)),
+        "made": {"queries": digest_file(folder / "queries.parquet")},
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 def make(folder: Path, *, identity="0001", generated=True, oracle=False, policy="id_speaker", splits=("0",), r1=(0.625,)) -> Path:
@@ -82,13 +110,9 @@ def make(folder: Path, *, identity="0001", generated=True, oracle=False, policy=
         entry = {"identity": identity, "camera": 0, "query": "q", "chosen": "first", "ap": 0.5, "first_hit": 2, "right_answers": 1}
         cells = [("d", False), ("g", True)]
         entry["gallery"] = [{"tracklet": n, "identity": identity, "camera": 1, "distance": 1.5, "match": m} for n, m in cells]
-        metrics = {
-            "modality": "oracle frames + label-derived audio" if oracle else "frames only",
-            "oracle": oracle,
-            "protocols": {"market": protocol(value), "mars_official": protocol(value / 5, "trapezoid", gallery=12180, valid=1980)},
-            "ranked": [entry],
-        }
-        (folder / f"{split}-student" / "metrics.json").write_text(json.dumps(metrics))
+        protocols = {"market": protocol(value), "mars_official": protocol(value / 5, "trapezoid", gallery=12180, valid=1980)}
+        modality = "oracle frames + label-derived audio" if oracle else "frames only"
+        scored(folder / f"{split}-student", modality, protocols, [entry])
     data = {
         **{
             "tracklets": str(folder / "t.parquet"),
@@ -159,7 +183,7 @@ def make_ablation(folder: Path, *, seeds=(0, 1, 2), rows=ROWS, r1=R1, reference=
     value = json.loads(make(folder).read_text())
     value["runs"] = []
     for stage in rows:
-        for seed, score in zip(seeds, r1[stage], strict=False):
+        for seed, value_of in zip(seeds, r1[stage], strict=False):
             here = folder / f"{stage}-{seed}"
             here.mkdir()
             log = [
@@ -168,8 +192,7 @@ def make_ablation(folder: Path, *, seeds=(0, 1, 2), rows=ROWS, r1=R1, reference=
             log[-1]["remarks"] = (remarks or {}).get((stage, seed), [])
             (here / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
             seen = SEEN.get(stage, "frames only")
-            metrics = {"modality": seen, "oracle": "oracle" in seen, "protocols": {"market": protocol(score)}, "ranked": []}
-            (here / "metrics.json").write_text(json.dumps(metrics))
+            scored(here, seen, {"market": protocol(value_of)})
             what = {"method": "m", "dataset": "set", "split": "0", "seed": seed, "stage": stage}
             value["runs"].append({**what, "folder": str(here), "scored": True})
     value["settings"]["methods"]["m"]["stages"] = ABLATION_STAGES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from PIL import Image
 from evaluate import embed
 from evaluate.score import metrics
 from model.registry import make
-from model.weights import save
+from model.weights import load, save
 from pipeline.base import tables
 from pipeline.base.build import plain
-from pipeline.base.config import ClipConfig, MethodConfig, ModelConfig, StageConfig
-from pipeline.base.errors import ConfigError, ShardError, WeightsError
+from pipeline.base.config import ClipConfig, MethodConfig, ModelConfig, ScoringConfig, StageConfig
+from pipeline.base.errors import ConfigError, ShardError, UserError, WeightsError
 from shards.read import Store
 from tests.evaluate.stores import BANDS, ITEM_FRAMES, deafen, make_store
 from tests.evaluate.test_score import RUN as BASE
@@ -134,7 +135,7 @@ def embedded(index, run, weights):
         save(weights, make(run, 2, 2), {"classes": 2, "cameras": 2})
     split = tables.read(index.parent / "split.parquet", tables.SPLIT)
     table, meta = embed.embed(run, str(weights), Store(index), split, batch_frames=8, workers=0)
-    return table, meta, metrics(table, meta, run, ["market"])
+    return table, meta, metrics(table, meta, run, ["market"], ScoringConfig())[0]
 
 
 @pytest.mark.parametrize("network", ["dubbernet_student", "dubbernet_visual"])
@@ -238,6 +239,129 @@ def test_who_may_not_hear_at_test_time(tmp_path, what, kind, run, error, message
     """Sound made for training only, other sound than the network learned, a stage that must not hear."""
     with pytest.raises(error, match=message):
         embedded(make_store(tmp_path / "s", what, kind), run_of("dubbernet_teacher", **run), tmp_path / "w.safetensors")
+
+
+# --- another data set than the run was trained on -----------------------------------------------------------------------
+
+TARGET = embed.Target("toy", "main")
+
+
+def on_toy(index, run, weights, target=TARGET):
+    """(EMBEDDINGS, meta, metrics.json) of the test half of the store, which is of another data set than the run's."""
+    split = tables.read(index.parent / "split.parquet", tables.SPLIT)
+    table, meta = embed.embed(run, str(weights), Store(index), split, batch_frames=8, workers=0, target=target)
+    return table, meta, metrics(table, meta, run, ["market"], ScoringConfig())[0]
+
+
+def test_another_data_set_is_named_beside_the_runs_own(tmp_path):
+    run, weights = run_of("dubbernet_student"), tmp_path / "w.safetensors"
+    index = make_store(tmp_path / "s")
+    plain_meta = embedded(index, run, weights)[1]
+    _, meta, scored = on_toy(index, run, weights)
+    assert {name: meta[name] for name in plain_meta} == plain_meta  # what the network is and saw stays as it is
+    added = {"test_dataset": "toy", "test_split": "main", "camera_embedding": "mean of the learned cameras"}
+    assert {name: meta[name] for name in meta if name not in plain_meta} == added
+    assert (scored["dataset"], scored["split"], scored["trained_on"]) == (run.dataset, run.split, "audio")
+    assert (scored["test_dataset"], scored["test_split"]) == ("toy", "main")
+
+
+@pytest.mark.parametrize("network", ["dubbernet_student", "dubbernet_visual"])
+def test_cameras_of_another_data_set_count_as_the_mean_of_those_learned(tmp_path, network):
+    """Whatever their index: the same bits from a store whose cameras are swapped; and as if every camera had been learned as the mean."""
+    run, weights = run_of(network), tmp_path / "w.safetensors"
+    index = make_store(tmp_path / "s")
+    known = vectors_of(embedded(index, run, weights)[0])
+    found = vectors_of(on_toy(index, run, weights)[0])
+    assert np.abs(found - known).max() > 1e-3  # negative control: cameras matter to this network
+    alike = make(run, 2, 2)
+    load(weights, alike)
+    alike.embedding.camera.weight.data[:] = alike.embedding.camera.weight.data.mean(0)
+    save(tmp_path / "alike.safetensors", alike, {"classes": 2, "cameras": 2})
+    assert np.abs(found - vectors_of(embedded(index, run, tmp_path / "alike.safetensors")[0])).max() < 1e-5
+    swapped = Store(index)
+    rows = swapped.table.to_pylist()
+    swapped.table = tables.table([{**row, "camera": 1 - row["camera"]} for row in rows], tables.INDEX)
+    split = tables.read(index.parent / "split.parquet", tables.SPLIT)
+    again, _ = embed.embed(run, str(weights), swapped, split, batch_frames=8, workers=0, target=TARGET)
+    assert (vectors_of(again) == found).all()
+    other, _ = embed.embed(run, str(weights), swapped, split, batch_frames=8, workers=0)
+    assert np.abs(vectors_of(other) - known).max() > 1e-3  # negative control: the swap is seen
+
+
+def test_more_cameras_than_were_learned(tmp_path):
+    run, weights = run_of("dubbernet_visual"), tmp_path / "one.safetensors"
+    torch.manual_seed(0)
+    save(weights, make(run, 2, 1), {"classes": 2, "cameras": 1})
+    index = make_store(tmp_path / "s")
+    with pytest.raises(UserError, match=r"camera index 1, but the network learned cameras 0\.\.0"):
+        embedded(index, run, weights)
+    assert on_toy(index, run, weights)[0].num_rows == 5
+
+
+def test_a_network_without_cameras_is_left_as_it_is(tmp_path):
+    run, weights = run_of("dubbernet_visual"), tmp_path / "w.safetensors"
+    run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, model=dataclasses.replace(TINY, camera_scale=0.0)))
+    index = make_store(tmp_path / "s")
+    expected = embedded(index, run, weights)[0]
+    table, meta, _ = on_toy(index, run, weights)
+    assert table.equals(expected) and meta["camera_embedding"] is None
+
+
+def test_sound_of_another_data_set_is_not_taken(tmp_path):
+    """A network that only sees does not depend on the companion packed there; one that hears is refused, even where it could hear."""
+    run, weights = run_of("dubbernet_student"), tmp_path / "w.safetensors"
+    index = make_store(tmp_path / "s", "silence")
+    embedded(index, run, weights)
+    expected = on_toy(make_store(tmp_path / "none"), run, weights)
+    assert deafen(index) == 7 * 3
+    found = on_toy(index, run, weights)
+    assert found[0].equals(expected[0]) and found[1:] == expected[1:]
+    for network in ("dubbernet_teacher", "audio_probe"):
+        hearing, heard = run_of(network, test_companion="audio_silence"), make_store(tmp_path / network, "silence")
+        assert embedded(heard, hearing, tmp_path / f"{network}.safetensors")[0].num_rows == 5
+        with pytest.raises(ConfigError, match=r"hears, and sound of another data set \(toy\) is not taken"):
+            on_toy(heard, hearing, tmp_path / f"{network}.safetensors")
+
+
+def test_frames_of_another_size_say_what_to_set(tmp_path):
+    run, weights = dataclasses.replace(run_of("dubbernet_visual"), height=64, width=32), tmp_path / "w.safetensors"
+    torch.manual_seed(0)
+    save(weights, make(run, 2, 2), {"classes": 2, "cameras": 2})
+    with pytest.raises(ShardError, match=r"shards of toy hold frames of 32x16 .* datasets\.toy\.frames set to \{height: 64, width: 32\}"):
+        on_toy(make_store(tmp_path / "s"), run, weights)
+
+
+def test_the_step_refuses_what_is_not_said_or_was_trained_on(tmp_path):
+    run, weights = run_of("dubbernet_student"), tmp_path / "w.safetensors"
+    index = make_store(tmp_path / "s")
+    embedded(index, run, weights)
+    (tmp_path / "config.json").write_text(json.dumps(plain(run)))
+    split, out = index.parent / "split.parquet", tmp_path / "e.parquet"
+    rows = tables.read(split, tables.SPLIT)
+    tables.write(split, rows, tables.SPLIT, {"dataset": "toy", "split": "main"})
+    files = ["--config", tmp_path / "config.json", "--weights", weights, "--index", index, "--split", split]
+
+    def step(dataset, name):
+        embed.main([str(out), *map(str, files), "--test-dataset", dataset, "--test-split", name, "--batch-frames", "8"])
+
+    for dataset, name, said in (
+        (run.dataset, "main", "the run was trained on it, and persons who train in one of its splits are tested in another"),
+        ("other", "main", "--index: is of dataset 'toy', but --test-dataset=other"),
+        ("", "main", "--index: is of dataset 'toy', but --test-dataset="),
+        ("toy", "1", "--split: is of split 'main', but --test-split=1"),
+        ("toy", "", "--split: is of split 'main', but --test-split="),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            step(dataset, name)
+    tables.write(split, rows, tables.SPLIT, {"dataset": "other", "split": "main"})
+    with pytest.raises(ConfigError, match=r"--split: is of dataset 'other', but --test-dataset=toy"):
+        step("toy", "main")
+    assert not out.exists()
+    tables.write(split, rows, tables.SPLIT, {"dataset": "toy", "split": "main"})
+    step("toy", "main")  # negative control
+    meta = tables.read_meta(out)
+    assert (meta["dataset"], meta["test_dataset"], meta["test_split"]) == (run.dataset, "toy", "main")
+    assert tables.read(out, tables.EMBEDDINGS).equals(on_toy(index, run, weights)[0])
 
 
 def test_step_writes_the_word_into_the_table(tmp_path):

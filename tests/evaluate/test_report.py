@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -55,7 +56,7 @@ def test_numbers_stand_beside_their_protocol(tmp_path):
     for expected in ("62.5", "12.5", "market", "mars_official", "gallery 9,330 · 1,840/1,980 queries valid · AP at hits", "trapezoid AP"):
         assert expected in page
     assert "single split (0), single seed (0)" in page and "oracle" not in re.sub(r"<style>.*?</style>|“oracle”", "", page, flags=re.S)
-    assert "| market | 9,330 | 1,840/1,980 | hit | 62.5 |" in markdown
+    assert re.search(r"\| market \| 9,330 \| 1,840/1,980 \| hit \| 62\.5 \\\[6\d\.\d, 6\d\.\d\\\] \|", markdown)
     rows = list(csv.DictReader(io.StringIO(sheet)))
     assert [(r["protocol"], r["R1"], r["mINP"], r["gallery"]) for r in rows] == [
         ("market", "0.625000", "", "9330"),
@@ -66,7 +67,7 @@ def test_numbers_stand_beside_their_protocol(tmp_path):
 def test_mean_and_std_over_splits(tmp_path):
     """R1 of 50 % and 70 %: mean 60, sample standard deviation 14.1."""
     page, markdown, _ = run(make(tmp_path, splits=("0", "1"), r1=(0.5, 0.7)))
-    assert "60.0 ± 14.1" in markdown and "mean ± std of 2 runs: 2 splits, seed 0" in page and "single split" not in page
+    assert "60.0 ± 14.1" in markdown and "mean ± std of 2 runs: 2 splits (0, 1), single seed (0)" in page and "single split" not in page
 
 
 def test_oracle_is_said_wherever_the_number_is(tmp_path):
@@ -98,7 +99,7 @@ def test_modality_is_said_and_is_not_oracle(tmp_path, modality):
     file = tmp_path / "0-student" / "metrics.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "modality": modality}))
     page, markdown, sheet = run(inputs)
-    assert f"m · {modality}</small>" in page and f"| {modality} | market |" in markdown and f",{modality},,market," in sheet
+    assert f"m · {modality}</small>" in page and f"| {modality} | market |" in markdown and f",{modality},,distance,market," in sheet
     assert "oracle" not in part(page, "scores") + part(page, "cmc") + part(page, "ranked")
 
 
@@ -192,6 +193,7 @@ def test_who_stands_for_a_data_set(tmp_path, scored, expected):
         folder.mkdir()
         (folder / "metrics.jsonl").write_text("")
         (folder / "metrics.json").write_text(json.dumps({**metrics, "oracle": stage.startswith("oracle")}))
+        shutil.copy(tmp_path / "0-student" / "queries.parquet", folder)
         what = {"method": "m", "dataset": "set", "split": "0", "seed": 0, "stage": stage}
         value["runs"].append({**what, "folder": str(folder), "scored": True})
     inputs.write_text(json.dumps(value))
@@ -439,7 +441,8 @@ def test_which_weights_were_kept(tmp_path):
 def test_epochs_that_several_runs_kept():
     best = {"keep": "best", "looks": 3, "identities": 9, "remark": ""}
     runs = [
-        Run("m", "d", str(i), 0, "s", [], None, "", {**best, "epoch": epoch} if epoch else {}) for i, epoch in enumerate((40, 30, 40, 0))
+        Run("m", "d", str(i), 0, "s", [], None, "", {**best, "epoch": epoch} if epoch else {}, {}, "d", str(i))
+        for i, epoch in enumerate((40, 30, 40, 0))
     ]
     assert kept_words(runs) == "epochs 30, 40, best of 3 looks on 9 held-out training identities / last epoch"
     assert kept_words(runs[:1]).startswith("epoch 40, best") and kept_words(runs[3:]) == "last epoch"

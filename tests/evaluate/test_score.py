@@ -10,7 +10,7 @@ import pytest
 from evaluate import score
 from pipeline.base import tables
 from pipeline.base.build import plain
-from pipeline.base.config import MethodConfig, RunConfig, StageConfig
+from pipeline.base.config import MethodConfig, RunConfig, ScoringConfig, StageConfig
 from pipeline.base.errors import ScoreError, UserError
 
 STAGE = StageConfig(network="dubbernet_student")
@@ -61,8 +61,12 @@ def made(rows=SCENE):
     return tables.table(rows, tables.EMBEDDINGS)
 
 
+def metrics(embeddings, meta, protocols, **scoring):
+    return score.metrics(embeddings, meta, RUN, protocols, ScoringConfig(**{"resamples": 200, **scoring}))[0]
+
+
 def test_numbers_by_hand():
-    out = score.metrics(made(), {}, RUN, ["market"])
+    out = metrics(made(), {}, ["market"])
     found = out["protocols"]["market"]
     assert (found["gallery"], found["queries"], found["valid"], found["skipped_queries"]) == (4, 2, 1, 1)
     assert (found["R1"], found["R5"], found["mAP"], found["mINP"], found["ap"]) == (0.0, 1.0, 0.5, 0.5, "hit")
@@ -79,7 +83,7 @@ def test_numbers_by_hand():
 
 def test_a_number_that_is_not_defined_is_null_not_a_guess():
     """mars_official averages over all queries, and c has no answer: its AP is undefined, hence the mean, too."""
-    found = score.metrics(made([*SCENE[:6], row("q3", "query", "c", 0, 3.0)]), {}, RUN, ["mars_official"])["protocols"]["mars_official"]
+    found = metrics(made([*SCENE[:6], row("q3", "query", "c", 0, 3.0)]), {}, ["mars_official"])["protocols"]["mars_official"]
     assert found["valid"] < found["queries"] and found["mAP"] is None and found["mINP"] is None
 
 
@@ -103,7 +107,7 @@ def about(policy, label_derived=False, oracle=None):
     ],
 )
 def test_what_was_seen_and_heard_in_words(modality, meta, words):
-    out = score.metrics(made([{**r, "modality": modality} for r in SCENE]), {**meta, "companion": "c"}, RUN, ["market"])
+    out = metrics(made([{**r, "modality": modality} for r in SCENE]), {**meta, "companion": "c"}, ["market"])
     assert (out["modality"], out["oracle"]) == (words, words.startswith("oracle"))
     assert (out["trained_on"], out["companion"]) == ("none", "c")
 
@@ -121,7 +125,7 @@ def test_what_was_seen_and_heard_in_words(modality, meta, words):
 def test_sound_of_unknown_origin_is_refused(meta, message):
     heard = made([{**r, "modality": "frames+audio"} for r in SCENE])
     with pytest.raises(ScoreError, match=message):
-        score.metrics(heard, meta, RUN, ["market"])
+        metrics(heard, meta, ["market"])
 
 
 @pytest.mark.parametrize(
@@ -132,18 +136,20 @@ def test_sound_of_unknown_origin_is_refused(meta, message):
         ([*SCENE, row("g9", "gallery", "a", 1, [1.0, 2.0, 3.0])], "length 2, 3"),
         ([*SCENE, row("g9", "gallery", "a", 1, float("nan"))], "gallery: 1 of 5 vectors hold NaN"),
         ([*SCENE[1:], row("q0", "query", "a", 0, float("inf"))], "queries: 1 of 2 vectors hold NaN or infinity"),
+        ([*SCENE, row("g9", "gallery", "a", -1, 1.0)], "1 of 8 tracklets have no known camera .* g9"),
+        ([*SCENE, row("g9", "gallery", "a", 1, 1.0, modality="frames+audio")], "modality frames, frames\\+audio in one table"),
         (SCENE[2:], "role 'query'"),
         ([SCENE[1], SCENE[5]], "none of 1 queries has a right answer"),
     ],
 )
 def test_inputs_that_would_make_a_score_meaningless_are_refused(rows, message):
     with pytest.raises(ScoreError, match=message):
-        score.metrics(made(rows), {}, RUN, ["market"])
+        metrics(made(rows), {}, ["market"])
 
 
 def test_embeddings_of_another_run_are_refused():
     with pytest.raises(ScoreError, match="seed 4"):
-        score.metrics(made(), {"seed": 4}, RUN, ["market"])
+        metrics(made(), {"seed": 4}, ["market"])
 
 
 def test_step_writes_the_same_bytes_whatever_the_order_of_rows(tmp_path):
@@ -151,20 +157,42 @@ def test_step_writes_the_same_bytes_whatever_the_order_of_rows(tmp_path):
     for name, rows in (("a", SCENE), ("b", SCENE[::-1])):
         tables.write_rows(tmp_path / f"{name}.parquet", rows, tables.EMBEDDINGS, {"oracle": False})
         arguments = [tmp_path / f"{name}.json", "--embeddings", tmp_path / f"{name}.parquet", "--config", tmp_path / "config.json"]
-        score.main([*map(str, arguments), "--protocols", "market", "pid_only"])
+        score.main([*map(str, arguments), "--queries", str(tmp_path / f"{name}.queries"), "--protocols", "market", "pid_only"])
+    assert (tmp_path / "a.queries").read_bytes() == (tmp_path / "b.queries").read_bytes()
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert set(json.loads((tmp_path / "a.json").read_text())["protocols"]) == {"market", "pid_only"}
 
 
 def test_step_names_an_unknown_protocol_before_it_reads_anything(tmp_path):
     with pytest.raises(UserError, match="did you mean 'market'"):
-        score.main([str(tmp_path / "x"), "--embeddings", "none", "--config", "none", "--protocols", "markt"])
+        score.main([str(tmp_path / "x"), "--queries", "none", "--embeddings", "none", "--config", "none", "--protocols", "markt"])
 
 
 def test_ranked_lists_agree_with_the_ranks():
     random = np.random.default_rng(0)
     rows = [row(f"t{i:03d}", "query" if i < 20 else "gallery", str(i % 6), i // 6 % 3, random.normal(size=4).tolist()) for i in range(120)]
-    out = score.metrics(made(rows), {}, RUN, ["market"])
+    out = metrics(made(rows), {}, ["market"])
     for entry in out["ranked"]:
         hits = [i for i, cell in enumerate(entry["gallery"], 1) if cell["match"]]
         assert (hits[0] if hits else None) == (entry["first_hit"] if entry["first_hit"] <= 10 else None)
+
+
+def test_vectors_of_length_1_where_the_settings_say_so():
+    """q1 is nearest to g1 as they are; by direction alone g2 is nearer."""
+    rows = [row("q1", "query", "a", 0, [1.0, 0.0]), row("g1", "gallery", "x", 1, [1.0, 0.4]), row("g2", "gallery", "a", 1, [9.0, 0.1])]
+    found = {normalise: metrics(made(rows), {}, ["market"], normalise=normalise) for normalise in (False, True)}
+    assert [found[n]["protocols"]["market"]["R1"] for n in (False, True)] == [0.0, 1.0]
+    assert [found[n]["feature"]["normalised"] for n in (False, True)] == [False, True]
+    with pytest.raises(ScoreError, match="the vector of g9 is 0"):
+        metrics(made([*rows, row("g9", "gallery", "b", 1, [0.0, 0.0])]), {}, ["market"], normalise=True)
+
+
+def test_each_query_is_written_down():
+    """QUERIES holds what the means are over: by hand for SCENE, in which q2 has no answer."""
+    _, table = score.metrics(made(), {}, RUN, ["market", "mars_official"], ScoringConfig(resamples=0))
+    found = {(r["protocol"], r["query"]): r for r in table.to_pylist()}
+    one, two = found["market", "q1"], found["market", "q2"]
+    assert (one["good"], one["removed"], one["first"], one["ap"], one["inp"]) == (1, 1, 2, 0.5, 0.5)
+    assert (two["good"], two["removed"], two["first"], two["ap"], two["inp"]) == (0, 1, 0, None, None)
+    assert found["mars_official", "q1"]["inp"] is None  # not defined by that protocol
+    assert table.column("ranking").unique().to_pylist() == ["distance"]

@@ -13,7 +13,8 @@ from evaluate.chain import Chain
 from pipeline.base import tables
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_file, read_json, write_json
-from tests.torture.torture_origin import changed_to
+from tests.torture import small_run as small
+from tests.torture.torture_origin import changed_to, targets
 
 
 @pytest.fixture
@@ -128,3 +129,80 @@ def test_results_of_an_older_form_say_so(metrics):
 )
 def test_notes_on_code_that_cannot_be_right(note):
     assert trace.code_state(note)
+
+
+# --- tested on another data set -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def across(small_run, tmp_path_factory) -> Path:
+    """metrics.json of the student on a data set that it was not trained on, in results of its own."""
+    results = tmp_path_factory.mktemp("across") / "results"
+    shutil.copytree(small_run.parents[3], results)
+    small.make_other(results)
+    return small.across(results / small.RUN / "student")
+
+
+def test_both_data_sets_are_behind_a_test_on_another_one(across, capsys):
+    trace.main([str(across), "--check"])
+    out, results = capsys.readouterr().out, across.parents[7]
+    assert "dataset set split official" in out and "sees frames only, tested on other-0" in out and "checked: every byte" in out
+    assert f"two_camera: R1 {100 * read_json(across)['protocols']['two_camera']['R1']:.1f} " in out
+    for path in ("shards/other-none/index", "splits/other/0", "tracklets/other", "shards/set-audio/index", "tracklets/set"):
+        assert f"{results / path}.parquet  {digest_file(results / f'{path}.parquet')[:16]}" in out
+    links = {link.path: link for link in Chain(across, {}).links}
+    assert links[across.with_name("embeddings.parquet")].name == "EMBEDDINGS" and across.parents[2] / "embeddings.parquet" not in links
+    assert any(link.name.startswith("list ") and link.outside == "other" for link in links.values())
+
+
+def test_every_damaged_file_behind_a_test_on_another_one_is_named(across):
+    """Also those that the run's own scores have nothing to do with: these stay as they were noted."""
+    own = Chain(across.parents[2] / "metrics.json", {})
+    named = targets(Chain(across, {}))
+    alone = set(named) - set(targets(own))
+    results = across.parents[7]
+    tables_of_it = ("shards/other-none/index.parquet", "splits/other/0.parquet", "tracklets/other.parquet", "shards/other-none/00000.tar")
+    assert {results / path for path in tables_of_it} | {across, *map(across.with_name, ("embeddings.parquet", "queries.parquet"))} <= alone
+    for path in sorted(named):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        with changed_to(path, bytes(data)):
+            told = trace.check(Chain(across, {}))
+            assert any(line.startswith(named[path]) for line in told), (path, told)
+            if path in alone:
+                assert trace.check(Chain(across.parents[2] / "metrics.json", {})) == []
+    assert trace.check(Chain(across, {})) == []
+
+
+def test_scores_in_a_folder_of_another_test_are_strangers(across):
+    """Copied as they are, so that every seal and digest fits: only the names tell."""
+    run = across.parents[2]
+    places = (run / "on/other-1", run / "on/set-official", run.with_name("plain"), run.with_name("plain") / "on/other-0")
+    for place in places:
+        before = {path: path.read_bytes() for path in place.glob("*") if path.is_file()}
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(across, place)
+        try:
+            wrong = Chain(place / "metrics.json", {}).strangers
+            assert len(wrong) == 1 and "is of small/set-official/seed0/student/on/other-0, so it belongs into another folder" in wrong[0]
+        finally:
+            (place / "metrics.json").unlink()
+            for path, data in before.items():
+                path.write_bytes(data)
+    own = shutil.copy(run / "metrics.json", (run / "on/other-2").mkdir() or run / "on/other-2")
+    assert "is of small/set-official/seed0/student, so it belongs" in Chain(Path(own), {}).strangers[0]
+    shutil.rmtree(run / "on/other-2")
+    assert Chain(across, {}).strangers == []
+
+
+def test_a_relative_path_to_a_test_on_another_one_will_do(across, monkeypatch):
+    for depth in (8, 7, 5, 3, 1):  # from beside results, from results, from a folder of the method, from the run, from beside it
+        monkeypatch.chdir(across.parents[depth - 1])
+        assert trace.check(Chain(across.relative_to(across.parents[depth - 1]), {})) == [], depth
+
+
+def test_a_place_that_only_looks_like_one(across, tmp_path):
+    far = tmp_path / "on/other-0"
+    far.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"on/<dataset>-<split>/metrics\.json"):
+        trace.main([str(shutil.copy(across, far))])

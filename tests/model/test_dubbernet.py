@@ -252,6 +252,21 @@ def test_camera_moves_the_feature_by_its_scale():
     assert 0 < moved[0] < 1e-3 < moved[1]
 
 
+def test_forgotten_cameras_are_the_mean_of_those_learned():
+    """Indices are not looked at any more, those that were never learned included; forgetting twice is forgetting once."""
+    network, alike = (tiny.network("dubbernet_student", camera_scale=3.0).eval() for _ in range(2))
+    batch = tiny.batch()
+    alike.load_state_dict(network.state_dict())
+    alike.embedding.camera.weight.data[:] = network.embedding.camera.weight.data.mean(0)
+    expected, before = alike.embed(batch), network.embed(batch)
+    network.forget_cameras()
+    found = network.embed(batch)
+    assert (found - expected).abs().max() < 1e-5 < (found - before).abs().max()
+    assert torch.equal(found, network.embed(replace(batch, camera=batch.camera + 1000)))
+    network.forget_cameras()
+    assert torch.equal(found, network.embed(batch))
+
+
 def test_all_frames_of_a_clip_get_its_camera():
     network, batch = tiny.network("dubbernet_student").eval(), tiny.batch(clips=3, frames=2)
     other = replace(batch, camera=torch.tensor([0, 2, 2]))  # instead of 0, 1, 2

@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluate import report
 from pipeline.base import tables
+from pipeline.base.files import digest_file
 from tests.evaluate import pages
 from tests.torture.malicious import Attack, Trap
 
@@ -99,6 +100,17 @@ def _told(row: dict[str, Any], word: str) -> dict[str, Any]:
     }
 
 
+def _edit_queries(file: Path, word: str) -> str:
+    """Every name in QUERIES begins with the word; returns its digest."""
+    named = ("protocol", "query", "identity")
+    rows = [
+        {key: f"{word}{value}" if key in named else value for key, value in row.items()}
+        for row in tables.read(file, tables.QUERIES).to_pylist()
+    ]
+    tables.write_rows(file, rows, tables.QUERIES)
+    return digest_file(file)
+
+
 def _edit_run(folder: Path, word: str) -> None:
     file = folder / "metrics.json"
     if file.is_file():
@@ -108,6 +120,8 @@ def _edit_run(folder: Path, word: str) -> None:
                 protocol.update(description=f"{word}rule", gallery_definition=f"{word}gallery")
             metrics["protocols"] = {f"{word}{name}": protocol for name, protocol in metrics["protocols"].items()}
             metrics["modality"] = f"{word}frames"
+            metrics["headline"] = f"{word}{metrics['headline']}"
+            metrics["made"]["queries"] = _edit_queries(folder / "queries.parquet", word)
             for entry in metrics["ranked"]:
                 entry["query"] = f"{word}{entry['query']}"
                 for cell in entry["gallery"]:

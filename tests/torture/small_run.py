@@ -37,6 +37,10 @@ DATASET = DatasetConfig(
     frames=FramesConfig(height=32, width=32),
     protocols=("mars_torchreid",),
 )
+OTHER = DatasetConfig(
+    source="prid2011", splits=("0",), generated=True, shards=1, frames=FramesConfig(height=32, width=32), protocols=("two_camera",)
+)
+"""A data set that stages are tested on and not trained on."""
 STAGES = {"teacher": {"network": "dubbernet_teacher", "hears": True, "epochs": 1, "evaluate": False}}
 STAGES |= {"student": {"network": "dubbernet_student", "task": "distill", "teacher": "teacher", "epochs": 1}}
 STAGES |= {"plain": {"network": "dubbernet_student", "epochs": 1}}
@@ -67,9 +71,37 @@ def make(folder: Path) -> Path:
         _train(results, stage)
     for stage in ("student", "plain"):
         evaluate(results / RUN / stage)
-    settings = {"roots": {"set": "results/demo/MARS", "voices": "results/demo/common_voice/en"}, "methods": {}}
-    write_json(results / "report/inputs.json", {"settings": settings})
+    roots = {"set": "results/demo/MARS", "other": "results/demo/PRID-2011", "voices": "results/demo/common_voice/en"}
+    write_json(results / "report/inputs.json", {"settings": {"roots": roots, "methods": {}}})
     return results / RUN
+
+
+def make_other(results: Path) -> None:
+    """The shards of OTHER, frames alone, and its split, beside what :func:`make` made."""
+    root, tracklets, plan = results / "demo/PRID-2011", results / "tracklets/other.parquet", results / "plans/other.parquet"
+    frames, twin = results / "features/other/frames/00000.parquet", results / "shards/other-none/00000.parquet"
+    dataset = ["--dataset", "other", f"--root={root}", "--config", _text(OTHER)]
+    read_tracklets.main([str(tracklets), *dataset])
+    read_split.main([str(results / "splits/other/0.parquet"), "--split", "0", f"--tracklets={tracklets}", *dataset])
+    plan_shards.main([str(plan), f"--tracklets={tracklets}", "--shards", "1"])
+    stream = f"--stream={frames.with_suffix('.mjpeg')}"
+    beside = [stream, f"--quarantine={frames.with_suffix('.quarantine.parquet')}", f"--tracklets={tracklets}", f"--plan={plan}"]
+    encode_frames.main([str(frames), *beside, "--shard", "00000", f"--root={root}", "--config", _text(OTHER.frames)])
+    twin.parent.mkdir(parents=True)
+    pack_shard.main([str(twin.with_suffix(".tar")), f"--twin={twin}", f"--frames={frames}", stream])
+    index_shards.main([str(twin.with_name("index.parquet")), f"--tracklets={tracklets}", str(twin)])
+
+
+def across(folder: Path) -> Path:
+    """EMBEDDINGS and metrics.json of a trained stage on OTHER; returns the last."""
+    results, made = folder.parents[4], folder / "on/other-0"
+    config, vectors = f"--config={folder / 'config.json'}", str(made / "embeddings.parquet")
+    given = [f"--index={results / 'shards/other-none/index.parquet'}", f"--split={results / 'splits/other/0.parquet'}"]
+    target = ["--test-dataset", "other", "--test-split", "0"]
+    embed.main([vectors, config, f"--weights={folder / 'model.safetensors'}", *given, *target])
+    out = [str(made / "metrics.json"), f"--queries={made / 'queries.parquet'}"]
+    score.main([*out, f"--embeddings={vectors}", config, "--protocols", *OTHER.protocols])
+    return made / "metrics.json"
 
 
 def _pack(results: Path, shard: str, tracklets: Path, plan: Path, alignment: Path, root: Path, heard: list[str]) -> Path:
@@ -103,7 +135,16 @@ def evaluate(folder: Path) -> None:
     vectors = str(folder / "embeddings.parquet")
     embed.main([vectors, *_inputs(folder), f"--weights={folder / 'model.safetensors'}"])
     config = f"--config={folder / 'config.json'}"
-    score.main([str(folder / "metrics.json"), f"--embeddings={vectors}", config, "--protocols", *DATASET.protocols])
+    score.main(
+        [
+            str(folder / "metrics.json"),
+            f"--queries={folder / 'queries.parquet'}",
+            f"--embeddings={vectors}",
+            config,
+            "--protocols",
+            *DATASET.protocols,
+        ]
+    )
 
 
 def _inputs(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(workflow.basedir))
 from pipeline.base import disk
 from pipeline.base.build import build, inherit, merge, plain
 from pipeline.base.code import EMBEDDING, SCORING, TRAINING
-from pipeline.base.config import NEEDS_WEIGHTS, SOURCE_LISTS, Settings
+from pipeline.base.config import HEARING, NEEDS_WEIGHTS, SOURCE_LISTS, Settings
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_code
 from pipeline.base.running import watch
@@ -65,6 +65,9 @@ def tell_of_disk(folder=Path.cwd()):
 
 atexit.register(tell_of_disk)
 
+TABLE = "python -m evaluate.table {input:q} 2>&1 | tee {log:q}"
+"""What `evaluate_...` targets do with the metrics.json that they ask for: print them."""
+
 
 watch(workflow, logger.warning)
 
@@ -88,6 +91,8 @@ wildcard_constraints:
     method="|".join(SETTINGS.methods),
     name="|".join([*SETTINGS.voices, *SETTINGS.datasets]),
     split="[a-z0-9_]+",
+    target="|".join(SETTINGS.datasets),
+    target_split="[a-z0-9_]+",
     stage="[a-z][a-z0-9_]*",
     ablation=any_of(SETTINGS.ablations),
     seed=r"\d+",
@@ -227,6 +232,23 @@ def configs(method, dataset, stage):
     return [f"{folder}/config.json" for folder in runs(method, dataset, stage)]
 
 
+def scores_on(method, dataset, stage, target):
+    """The same on the test half of each split of another data set: every trained split x every split there."""
+    return [
+        f"{folder}/metrics.json"
+        for trained in runs(method, dataset, stage)
+        for _, folder in folders_on(trained, target)
+    ]
+
+
+def folders_on(run, target):
+    """(split, folder) of a trained run's scores on another data set, for each split there."""
+    return [
+        (split, f"{run}/on/{target}-{split}")
+        for split in SETTINGS.datasets[target].splits
+    ]
+
+
 def stages_of(experiment):
     """Stages that an experiment runs."""
     method = SETTINGS.methods[experiment.method]
@@ -239,11 +261,13 @@ def trained(method, stages):
 
 
 def stores(of, stages):
-    """(data set, companion) of all shards that these stages of an experiment or ablation are trained or evaluated on."""
+    """(data set, companion) of all shards that these stages of an experiment or ablation are trained, evaluated or tested on."""
     method = SETTINGS.methods[of.method]
     heard = {method.companion_of(name) for name in trained(method, stages)}
     heard |= {method.test_companion_of(name) for name in stages}
-    return {(of.dataset, name) for name in heard}
+    # an ablation has no `test_on`; what is tested there only sees (see `target_shards`)
+    seen = {(target, "none") for target in getattr(of, "test_on", ())}
+    return {(of.dataset, name) for name in heard} | seen
 
 
 def versions():
@@ -338,6 +362,27 @@ def test_shards_of(wildcards):
     """INDEX that a stage is evaluated on."""
     method = SETTINGS.methods[wildcards.method]
     return shards(wildcards.dataset, method.test_companion_of(wildcards.stage))
+
+
+def target_shards(wildcards):
+    """INDEX of another data set that a trained stage is tested on: frames alone, so that no voices are needed there."""
+    name = f"{wildcards.method} trained on {wildcards.dataset}, tested on {wildcards.target}"
+    try:
+        SETTINGS.check_across(name, wildcards.dataset, wildcards.target)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    network = SETTINGS.methods[wildcards.method].stages[wildcards.stage].network
+    if network in HEARING:
+        raise WorkflowError(
+            f"{name}: stage '{wildcards.stage}' ({network}) hears, and sound of another data set is not taken; test a stage that only sees"
+        )
+    return shards(wildcards.target, "none")
+
+
+def protocols_of(wildcards):
+    """Protocols of the data set that is tested on, as words of a command; the first is the headline."""
+    tested = getattr(wildcards, "target", wildcards.dataset)
+    return " ".join(SETTINGS.datasets[tested].protocols)
 
 
 def local_file(setting):
@@ -463,6 +508,36 @@ def described(dataset, companion):
     }
 
 
+def reported(one, split, seed, stage, wanted):
+    """Entries of one trained stage in a report: its own, then one for each split of each data set that it is tested on besides.
+
+    `folder` holds the scores; the training log lies in that of the stage's own entry, which comes first.
+    """
+    chosen = SETTINGS.methods[one.method].stages[stage]
+    folder = run_folder(one.method, one.dataset, split, seed, stage)
+    tested = [(one.dataset, split, folder, wanted and chosen.evaluate)]
+    if wanted and chosen.is_evaluated_seeing:
+        tested += [
+            (target, other, place, True)
+            for target in getattr(one, "test_on", ())
+            for other, place in folders_on(folder, target)
+        ]
+    return [
+        {
+            "method": one.method,
+            "dataset": one.dataset,
+            "split": split,
+            "seed": seed,
+            "stage": stage,
+            "test_dataset": test_dataset,
+            "test_split": test_split,
+            "folder": place,
+            "scored": scored,
+        }
+        for test_dataset, test_split, place, scored in tested
+    ]
+
+
 def report_inputs(ablation=""):
     """Where a report finds everything it shows: the report of the experiments, or that of one ablation."""
     if ablation:
@@ -478,18 +553,11 @@ def report_inputs(ablation=""):
         method = SETTINGS.methods[one.method]
         prepared |= stores(one, stages)
         folders += [
-            {
-                "method": one.method,
-                "dataset": one.dataset,
-                "split": split,
-                "seed": seed,
-                "stage": stage,
-                "folder": run_folder(one.method, one.dataset, split, seed, stage),
-                "scored": stage in stages and method.stages[stage].evaluate,
-            }
+            entry
             for split in one.splits or SETTINGS.datasets[one.dataset].splits
             for seed in one.seeds
             for stage in trained(method, stages)
+            for entry in reported(one, split, seed, stage, stage in stages)
         ]
     order = [*SETTINGS.companions, "none"]
     for dataset, companion in sorted(
@@ -523,9 +591,13 @@ def report_files(ablation=""):
     inputs = report_inputs(ablation)
     files = []
     for run in inputs["runs"]:
-        files += [f"{run['folder']}/metrics.jsonl"]
+        names = [run[name] for name in ("method", "dataset", "split", "seed", "stage")]
+        files += [f"{run_folder(*names)}/metrics.jsonl"]
         if run["scored"]:
-            files += [f"{run['folder']}/metrics.json"]
+            files += [
+                f"{run['folder']}/metrics.json",
+                f"{run['folder']}/queries.parquet",
+            ]
     for parts in inputs["datasets"].values():
         files += [
             parts["tracklets"],

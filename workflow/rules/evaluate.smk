@@ -37,7 +37,8 @@ rule score:
         config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
         embeddings="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/embeddings.parquet",
     output:
-        "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.json",
+        metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/metrics.json",
+        queries="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/queries.parquet",
     log:
         "logs/score/{method}-{dataset}-{split}-{seed}-{stage}.log",
     benchmark:
@@ -51,9 +52,57 @@ rule score:
         protocols=lambda wildcards: " ".join(
             SETTINGS.datasets[wildcards.dataset].protocols
         ),
+        scoring=section(SETTINGS.scoring),
         code=source_digest(*SCORING),
     shell:
-        "python -m evaluate.score {output} --embeddings {input.embeddings} --config {input.config} --protocols {params.protocols} > {log} 2>&1"
+        "python -m evaluate.score {output.metrics} --queries {output.queries} --embeddings {input.embeddings} --config {input.config}"
+        " --protocols {params.protocols} --scoring {params.scoring:q} > {log} 2>&1"
+
+
+rule embed_across:
+    """The same for the test half of another data set: no person and no camera of it has been trained on."""
+    input:
+        config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
+        weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",
+        index=target_shards,
+        split="results/splits/{target}/{target_split}.parquet",
+    output:
+        "results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/on/{target}-{target_split}/embeddings.parquet",
+    log:
+        "logs/embed/{method}-{dataset}-{split}-{seed}-{stage}-on-{target}-{target_split}.log",
+    benchmark:
+        "benchmarks/embed/{method}-{dataset}-{split}-{seed}-{stage}-on-{target}-{target_split}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: lambda wildcards: SETTINGS.methods[wildcards.method].threads or 4
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=1,
+    params:
+        workers=lambda wildcards, threads: machine_of(wildcards).workers,  # see `fit`
+        check=lambda wildcards, threads: machine_of(wildcards).check,
+        threads=lambda wildcards, threads: torch_threads(wildcards, threads),
+        code=source_digest(*EMBEDDING),
+    shell:
+        "python -m evaluate.embed {output} --config {input.config} --weights {input.weights} --index {input.index}"
+        " --split {input.split} --test-dataset {wildcards.target} --test-split {wildcards.target_split}"
+        " --workers {params.workers} --check {params.check:q} --threads {params.threads} > {log} 2>&1"
+
+
+use rule score as score_across with:
+    input:
+        config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
+        embeddings="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/on/{target}-{target_split}/embeddings.parquet",
+    output:
+        metrics="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/on/{target}-{target_split}/metrics.json",
+        queries="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/on/{target}-{target_split}/queries.parquet",
+    log:
+        "logs/score/{method}-{dataset}-{split}-{seed}-{stage}-on-{target}-{target_split}.log",
+    benchmark:
+        "benchmarks/score/{method}-{dataset}-{split}-{seed}-{stage}-on-{target}-{target_split}.tsv"
+    params:
+        protocols=protocols_of,
 
 
 rule report_inputs:

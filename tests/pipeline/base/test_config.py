@@ -1,7 +1,7 @@
 """Range checks, references between sections, and what the stages of a method derive from each other."""
 
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -52,6 +52,27 @@ def ablation(**changes: Any) -> dict[str, Any]:
     return {"ablations": {"a": {**ABLATION, **changes}}}
 
 
+def with_targets(targets: list[str], frames: dict[str, int] | None = None, stages: list[str] | None = None) -> dict[str, Any]:
+    other = {"source": "prid2011", "splits": ["0", "1"], "frames": frames or {}}
+    experiment = {"method": "dubbernet", "dataset": "mars", "test_on": targets, "stages": stages or []}
+    return {"datasets": {"other": other}, "experiments": [experiment]}
+
+
+def test_what_may_be_with_targets():
+    """Controls of the refusals below: other data of the same frame size, with folders of its own or none yet."""
+    for roots in ({}, {"mars": "/a", "other": "/b"}, {"mars": "", "other": ""}):
+        settings = build(Settings, merge(SMALL, with_targets(["other"]) | {"roots": roots}))
+        assert settings.experiments[0].test_on == ("other",)
+    assert build(Settings, merge(SMALL, with_targets([], stages=["teacher"]))).experiments[0].test_on == ()
+
+
+def test_stages_that_only_see():
+    """The names in HEARING are those whose networks say so themselves."""
+    assert all(network in get_args(config.Network) for network in config.HEARING)
+    stages = build(Settings, SMALL).methods["dubbernet"].stages
+    assert {name: of.is_evaluated_seeing for name, of in stages.items()} == {"teacher": False, "student": True}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -91,6 +112,22 @@ def ablation(**changes: Any) -> dict[str, Any]:
         ({"experiments": [{"method": "dubbernet", "dataset": "mars", "stages": ["studnt"]}]}, "did you mean 'student'"),
         ({"experiments": [{"method": "dubbernet", "dataset": "mars", "splits": ["0"]}]}, "'0' is not in datasets.mars.splits"),
         ({"experiments": [{"method": "dubbernet", "dataset": "mars", "seeds": []}]}, "seeds: name at least one"),
+        (with_targets(["prid"]), r"experiments\[0\]\.test_on: 'prid' is no data set"),
+        (
+            with_targets(["mars"]),
+            "'mars' is the data set that is trained on, and persons who train in one of its splits are tested in another",
+        ),
+        (with_targets(["other", "other"]), "names a data set twice"),
+        (
+            with_targets(["other"], frames={"height": 128}),
+            r"other are stored as 128x128 .* set datasets\.other\.frames to \{height: 256, width: 128\}",
+        ),
+        (
+            with_targets(["other"], stages=["teacher"]),
+            r"test_on: none of the stages of dubbernet that are run is evaluated on frames alone",
+        ),
+        (with_targets(["other"], stages=["student"]) | stage(evaluate=False), "none of the stages of dubbernet"),
+        (with_targets(["other"]) | {"roots": {"mars": "/d", "other": "/d"}}, r"roots\.other and roots\.mars are one folder \(/d\)"),
         ({"prepare": ["ilids"]}, "prepare: 'ilids' is no data set"),
         (ablation(method="duber"), r"ablations\.a\.method='duber': no such method"),
         (ablation(dataset="mrs"), r"ablations\.a\.dataset='mrs': no such data set; did you mean 'mars'\?"),

@@ -1,0 +1,112 @@
+"""The printed table: every number with its protocol, sample and interval; what must not be averaged is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from evaluate import score, table
+from pipeline.base import tables
+from pipeline.base.build import plain
+from pipeline.base.errors import ScoreError, UserError
+from pipeline.base.seeds import rng
+from tests.evaluate.pages import protocol, scored
+from tests.evaluate.test_score import RUN, row
+
+
+def run(folder, stage="student", split="0", seed=0, r1=0.625, oracle=False, test=None, **more):
+    here = folder / f"{stage}-{split}-{seed}-{(test or 'own').replace('/', '-')}"
+    here.mkdir()
+    protocols = {"mars_torchreid": protocol(r1), "mars_official": protocol(r1 / 5, "trapezoid", gallery=12180, valid=1980, **more)}
+    scored(here, "oracle frames + label-derived audio" if oracle else "frames only", protocols)
+    names = {"method": "m", "dataset": "set", "split": split, "seed": seed, "stage": stage}
+    other = dict(zip(("test_dataset", "test_split"), (test or f"set/{split}").split("/"), strict=True))
+    value = json.loads((here / "metrics.json").read_text())
+    (here / "metrics.json").write_text(json.dumps({**value, **names, **other}))
+    return str(here / "metrics.json")
+
+
+def printed(capsys, *paths):
+    table.main(list(paths))
+    return capsys.readouterr().out
+
+
+def test_every_number_says_what_it_is_of(tmp_path, capsys):
+    out = printed(capsys, run(tmp_path))
+    first, second, notes = out.strip().split("\n\n")
+    assert first.startswith("set · mars_torchreid\n")
+    assert "gallery 9,330 · 1,840/1,980 queries valid · AP at hits · mean over valid queries\n" in first
+    assert "\n  single split (0), single seed (0) · features: 8 values, as they are, squared euclidean\n" in first
+    assert "gallery 12,180 · 1,980/1,980 queries valid · trapezoid AP" in second
+    row = first.splitlines()[-1]
+    assert re.search(r"m · student +frames only +62\.5 \[6\d\.\d, 6\d\.\d\]", row)
+    assert notes == "Percent; [ ] 95 % bootstrap interval over queries, 100 draws, seed 0; no brackets where all queries score alike."
+
+
+def test_seeds_and_splits_are_averaged_and_counted(tmp_path, capsys):
+    out = printed(capsys, *(run(tmp_path, seed=seed, r1=r1) for seed, r1 in enumerate((0.5, 0.7))))
+    assert "60.0 ± 14.1 [" in out and "mean ± std of 2 runs: single split (0), 2 seeds (0, 1)" in out
+    out = printed(capsys, *(run(tmp_path, split=split, seed=5, r1=r1) for split, r1 in (("0", 0.5), ("1", 0.7))))
+    assert "mean ± std of 2 runs: 2 splits (0, 1), single seed (5)" in out
+
+
+def test_another_test_set_has_a_table_of_its_own(tmp_path, capsys):
+    out = printed(capsys, run(tmp_path), run(tmp_path, test="other/7"))
+    assert "\nset → other · mars_torchreid\n" in out and "single split (0), single seed (0), tested on split 7" in out
+
+
+def test_the_word_oracle_stands_beside_the_number(tmp_path, capsys):
+    out = printed(capsys, run(tmp_path, oracle=True), run(tmp_path, stage="plain"))
+    rows = [line for line in out.splitlines() if "m · " in line]
+    assert ["oracle" in line for line in rows] == [True, False] * 2
+
+
+def test_settings_of_scoring_must_be_the_same(tmp_path):
+    one, two = run(tmp_path), run(tmp_path, seed=1)
+    table.main([one, two])
+    value = json.loads(Path(two).read_text())
+    value["scoring"]["unit"] = "identity"
+    Path(two).write_text(json.dumps(value))
+    with pytest.raises(ScoreError, match="runs differ in settings of scoring"):
+        table.main([one, two])
+
+
+def test_one_run_twice_is_refused(tmp_path):
+    one = run(tmp_path)
+    with pytest.raises(ScoreError, match="given twice"):
+        table.main([one, one])
+
+
+def test_a_file_that_is_no_metrics_is_refused(tmp_path):
+    one = Path(run(tmp_path))
+    value = json.loads(one.read_text())
+    for change, message in (({"seed": "x"}, "which seed"), ({"made": {"queries": "0"}}, r"not the table that metrics\.json")):
+        one.write_text(json.dumps({**value, **change}))
+        with pytest.raises(ScoreError, match=message):
+            table.main([str(one)])
+    one.write_text("{}")
+    with pytest.raises(UserError, match=r"not a metrics\.json"):
+        table.main([str(one)])
+
+
+def test_one_run_has_the_intervals_of_its_metrics(tmp_path, capsys):
+    """The table makes them from QUERIES, evaluate.score when it scores: the same draws over the same queries, hence the same numbers."""
+    draw = rng(0, "table")
+    rows = [row(f"t{i:03d}", "query" if i < 40 else "gallery", str(i % 9), i // 9 % 3, draw.normal(size=4).tolist()) for i in range(150)]
+    tables.write_rows(tmp_path / "e.parquet", rows, tables.EMBEDDINGS)
+    (tmp_path / "config.json").write_text(json.dumps(plain(RUN)))
+    files = [f"--embeddings={tmp_path / 'e.parquet'}", f"--config={tmp_path / 'config.json'}", f"--queries={tmp_path / 'queries.parquet'}"]
+    for unit in ("query", "identity"):
+        how = json.dumps({"unit": unit, "confidence": 0.9})
+        score.main([str(tmp_path / "metrics.json"), *files, "--protocols", "pid_only", "market", f"--scoring={how}"])
+        found = json.loads((tmp_path / "metrics.json").read_text())["protocols"]
+        out = printed(capsys, str(tmp_path / "metrics.json"))
+        assert out.index("pid_only") < out.index("market")  # the headline first
+        for numbers in found.values():
+            for name in ("R1", "R5", "mAP", "mINP"):
+                low, high = numbers["intervals"][name]
+                assert low <= numbers[name] <= high and f"{100 * numbers[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in out
+        assert "90 % bootstrap interval over " + ("queries," if unit == "query" else "identities with all their queries,") in out
