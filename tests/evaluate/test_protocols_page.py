@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from evaluate import legacy_eval
+from evaluate.bootstrap import Part, intervals
 from evaluate.protocols import PROTOCOLS, Subjects, apply
 from evaluate.report_page.summary import AP_NAMES, mean_of
 from evaluate.verification import equal_error_rate, error_rates, min_detection_cost
 from pipeline.base.build import plain
 from pipeline.base.config import ScoringConfig
-from pipeline.base.seeds import rng
 from pipeline.sources import ilidsvid, prid2011
 from tests.evaluate import four_results, worked_example
 from tests.evaluate.test_protocols import mars_subjects
@@ -283,12 +283,10 @@ def test_an_equation_is_held_to_its_digits():
 
 def test_the_interval_by_hand():
     """Two valid queries: the percentiles of the mean over two drawn ones are the two APs themselves."""
-    how = ScoringConfig()
     ap = np.array([query.ap for query in truths()["mars_torchreid"].queries if not math.isnan(query.ap)])
-    means = ap[rng(0, "worked example").integers(2, size=(how.resamples, 2))].mean(axis=1)
-    found = np.quantile(means, [(1 - how.confidence) / 2, (1 + how.confidence) / 2])
-    assert found.tolist() == pytest.approx([0.45, 0.75])
-    assert np.quantile(means, 0.5) == pytest.approx(0.6)  # control: not every percentile is an end
+    alone, together = (Part("worked example", ap[:, None], unit) for unit in (np.arange(2), np.zeros(2, np.int64)))
+    assert intervals([alone], ScoringConfig()) == [pytest.approx((0.45, 0.75))]
+    assert intervals([together], ScoringConfig()) == [pytest.approx((0.6, 0.6))]  # control: drawn together they are one
     assert "reaches from `45.0 %` to `75.0 %`" in prose()
 
 
