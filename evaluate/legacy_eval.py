@@ -354,7 +354,10 @@ def compare(embeddings: str, config: str, tracklets: str) -> tuple[str, dict[str
         saw = f"{ORACLE} {saw}"  # whoever wrote the table: the word goes wherever the number goes
     found = results(subjects, frames)
     about = {name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")}
+    about |= {f"test_{name}": meta.get(f"test_{name}", about[name]) for name in ("dataset", "split")}
     title = f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}"
+    if about["test_dataset"] != run.dataset:
+        title += f", tested on {about['test_dataset']}, split {about['test_split']}"
     return f"{title}\n\n{comparison(found, saw)}", {
         **about,
         "modality": saw,

@@ -10,9 +10,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def outside(name: str) -> Path:
+    """Where a folder of real data or golden values lies if it is there: beside the checkout, never committed."""
+    return Path(os.environ.get("DUBTRACK_SHARED", REPOSITORY.parent / "shared")) / name
+
+
 def _outside(name: str) -> Path:
-    """A folder of real data or golden values beside the checkout (never committed); skips with a reason where absent."""
-    folder = Path(os.environ.get("DUBTRACK_SHARED", REPOSITORY.parent / "shared")) / name
+    """The same; skips with a reason where absent."""
+    folder = outside(name)
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here (real data are not part of the repository; DUBTRACK_SHARED names another place)")
     return folder

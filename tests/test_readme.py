@@ -11,7 +11,7 @@ import pytest
 
 from tests import readme
 
-PAGES = ["README.md", "docs/dubbernet.md", "docs/training.md"]
+PAGES = ["README.md", "docs/dubbernet.md", "docs/protocols.md", "docs/training.md"]
 
 
 @pytest.mark.parametrize("page", readme.PAGES)

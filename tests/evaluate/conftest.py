@@ -22,10 +22,15 @@ class Mars(NamedTuple):
     """int64 [12180]; length of each tracklet."""
 
 
+def read_mars(folder: Path) -> Mars:
+    """The test half of MARS, of its public tables in `folder`."""
+    loadmat = pytest.importorskip("scipy.io").loadmat
+    table = loadmat(folder / "tracks_test_info.mat")["track_test_info"].astype(np.int64)
+    query = loadmat(folder / "query_IDX.mat")["query_IDX"].astype(np.int64).ravel() - 1
+    return Mars(table[:, 2], table[:, 3], query, table[:, 1] - table[:, 0] + 1)
+
+
 @pytest.fixture(scope="session")
 def mars(golden: Path) -> Mars:
     """The test half of MARS."""
-    loadmat = pytest.importorskip("scipy.io").loadmat
-    table = loadmat(golden / "mars_info" / "tracks_test_info.mat")["track_test_info"].astype(np.int64)
-    query = loadmat(golden / "mars_info" / "query_IDX.mat")["query_IDX"].astype(np.int64).ravel() - 1
-    return Mars(table[:, 2], table[:, 3], query, table[:, 1] - table[:, 0] + 1)
+    return read_mars(golden / "mars_info")

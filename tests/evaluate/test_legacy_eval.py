@@ -152,6 +152,18 @@ def test_the_file_has_every_number_and_what_it_is_one_of(tmp_path, capsys):
     assert json.loads((tmp_path / "c.json").read_text())["runs"][0]["results"] != made["runs"][0]["results"]
 
 
+def test_another_test_set_is_named(tmp_path, capsys):
+    out = f"--out={tmp_path / 'out.json'}"
+    for meta, named, title in (
+        ({}, ("d", "0"), "m · s on d, split 0, seed 3\n"),
+        ({"test_dataset": "mars", "test_split": "official"}, ("mars", "official"), "seed 3, tested on mars, split official\n"),
+    ):
+        legacy_eval.main([*command(tmp_path, meta=meta), out])
+        assert title in capsys.readouterr().out
+        (run,) = json.loads((tmp_path / "out.json").read_text())["runs"]
+        assert (run["test_dataset"], run["test_split"]) == named and run["dataset"] == "d"
+
+
 def test_an_undefined_mean_is_no_number(tmp_path, capsys):
     """A query that nobody answers: no mAP over all queries, 'null' in JSON."""
     legacy_eval.main([*command(tmp_path, stranger=True), f"--out={tmp_path / 'out.json'}"])
