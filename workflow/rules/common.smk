@@ -508,7 +508,7 @@ def described(dataset, companion):
 def reported(one, split, seed, stage, wanted):
     """Entries of one trained stage in a report: its own, then one for each split of each data set that it is tested on besides.
 
-    `folder` holds the scores; the training log lies in that of the stage's own entry, which comes first.
+    `folder` is that of the training, with its log; `scores` may lie below it.
     """
     chosen = SETTINGS.methods[one.method].stages[stage]
     folder = run_folder(one.method, one.dataset, split, seed, stage)
@@ -528,7 +528,7 @@ def reported(one, split, seed, stage, wanted):
             "stage": stage,
             "test_dataset": test_dataset,
             "test_split": test_split,
-            "folder": place,
+            "folder": folder,
             "scored": scored,
             "scores": f"{place}/metrics.json" if scored else None,
         }
@@ -589,8 +589,7 @@ def report_files(ablation=""):
     inputs = report_inputs(ablation)
     files = []
     for run in inputs["runs"]:
-        names = [run[name] for name in ("method", "dataset", "split", "seed", "stage")]
-        files += [f"{run_folder(*names)}/metrics.jsonl"]
+        files += [f"{run['folder']}/metrics.jsonl"]
         files += [run["scores"]] if run["scored"] else []
     for parts in inputs["datasets"].values():
         files += [
