@@ -18,6 +18,8 @@ TARGETS = {
         for verb in ("allocate_audio", "pack", "train_teacher", "train_student", "evaluate_student", "ablate_dubbernet")
         for dataset in ("demo", "mars", "ilidsvid", "prid2011")
     ),
+    *(f"evaluate_student_{pair}" for pair in ("demo_on_demo_ilidsvid", "demo_on_demo_prid2011", "mars_on_ilidsvid", "mars_on_prid2011")),
+    *(f"evaluate_student_{pair}" for pair in ("ilidsvid_on_prid2011", "prid2011_on_ilidsvid")),
 }
 
 
@@ -110,9 +112,68 @@ def test_ten_splits_are_ten_trainings_on_one_set_of_shards(tmp_path):
     assert counted["pack_shard"] == 8 and counted["read_tracklets"] == 1
 
 
+def test_another_data_set_is_tested_without_voices_every_trained_split_on_every_split_there(tmp_path):
+    """One set of shards of frames alone there, whatever is packed for training on it; voices are for what is trained on."""
+    for name in ("mars", "prid", "ilids", "voices"):
+        (tmp_path / name).mkdir()
+    given = {"mars": "mars", "prid2011": "prid", "ilidsvid": "ilids", "common_voice": "voices"}
+    roots = ", ".join(f"{name}: {tmp_path}/{folder}" for name, folder in given.items())
+    for target, fits, tests, shards in (
+        ("mars_on_ilidsvid", 2, 10, 96 + 8),
+        ("mars_on_prid2011", 2, 10, 96 + 8),
+        ("ilidsvid_on_prid2011", 20, 100, 8 + 8),
+        ("prid2011_on_ilidsvid", 20, 100, 8 + 8),
+    ):
+        there = target.rpartition("_")[2]
+        done = snakemake(tmp_path, "--dry-run", "--config", f"roots={{{roots}}}", "--", f"evaluate_student_{target}")
+        counted = jobs(done.stdout)
+        assert (counted["fit"], counted["embed_across"], counted["score_across"]) == (fits, tests, tests), done.stdout[-2000:]
+        assert counted["pack_shard"] == counted["encode_frames"] == shards and counted["encode_companion"] == shards - 8
+        assert f"results/shards/{there}-none/index.parquet" in done.stdout and f"results/alignment/{there}-" not in done.stdout
+        assert "embed" not in counted and "score" not in counted
+
+
+def test_experiments_are_tested_elsewhere_when_they_say_so(tmp_path):
+    """`all` scores stages that only see and are evaluated; `data` packs what they are tested on; the default does neither."""
+    elsewhere = "experiments=[{method: dubbernet_demo, dataset: demo, seeds: [0, 1], test_on: [demo_prid2011, demo_ilidsvid]}]"
+    counted = jobs(snakemake(tmp_path, "--dry-run", "--config", elsewhere, "--", "all").stdout)
+    assert (counted["fit"], counted["embed"], counted["embed_across"]) == (2 * 4, 2 * 3, 2 * 3 * 2)
+    assert "demo_prid2011-none/index" in snakemake(tmp_path, "--dry-run", "--config", elsewhere, "--", "data").stdout
+    printed = snakemake(tmp_path, "--dry-run", "--", "all").stdout
+    assert "embed_across" not in jobs(printed) and "demo_prid2011-none" not in printed and jobs(printed)["embed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("mars-official/seed0/student/on/mars-official", "'mars' is the data set that is trained on"),
+        ("prid2011-0/seed0/student/on/prid2011-1", "persons who train in one of its splits are tested in another"),
+        (
+            "mars-official/seed0/teacher/on/prid2011-0",
+            "stage 'teacher' (dubbernet_teacher) hears, and sound of another data set is not taken",
+        ),
+        ("mars-official/seed0/oracle_probe/on/prid2011-0", "stage 'oracle_probe' (audio_probe) hears"),
+        (
+            "mars-official/seed0/student/on/demo_prid2011-0",
+            "expects 256x128; set datasets.demo_prid2011.frames to {height: 256, width: 128}",
+        ),
+    ],
+)
+def test_what_may_not_be_tested_elsewhere_is_refused_before_anything_runs(tmp_path, path, sentence):
+    done = snakemake(tmp_path, "--dry-run", "--", f"results/runs/dubbernet/{path}/metrics.json")
+    assert done.returncode != 0 and sentence in done.stdout
+    good = "results/runs/dubbernet/mars-official/seed0/student/on/prid2011-0/metrics.json"  # negative control
+    assert snakemake(tmp_path, "--dry-run", "--", good).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
+        (
+            "experiments=[{method: dubbernet_demo, dataset: demo, test_on: [prid2011]}]",
+            "set datasets.prid2011.frames to {height: 64, width: 32}",
+        ),
+        ("experiments=[{method: dubbernet_demo, dataset: demo, test_on: [demo]}]", "'demo' is the data set that is trained on"),
         ("methods={dubbernet: {optim: {lrate: 1}}}", "config.methods.dubbernet.optim.lrate: unknown setting"),
         ("companions={audio: {audio: {hop: 500}}}", "hop=500: must be in 1..window=400"),
         ("experiments=[{method: dubbernett, dataset: demo}]", "did you mean 'dubbernet'?"),

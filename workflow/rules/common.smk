@@ -235,16 +235,8 @@ def configs(method, dataset, stage):
 def scores_on(method, dataset, stage, target):
     """The same on the test half of each split of another data set: every trained split x every split there."""
     return [
-        f"{folder}/metrics.json"
+        f"{trained}/on/{target}-{split}/metrics.json"
         for trained in runs(method, dataset, stage)
-        for _, folder in folders_on(trained, target)
-    ]
-
-
-def folders_on(run, target):
-    """(split, folder) of a trained run's scores on another data set, for each split there."""
-    return [
-        (split, f"{run}/on/{target}-{split}")
         for split in SETTINGS.datasets[target].splits
     ]
 
@@ -511,16 +503,16 @@ def described(dataset, companion):
 def reported(one, split, seed, stage, wanted):
     """Entries of one trained stage in a report: its own, then one for each split of each data set that it is tested on besides.
 
-    `folder` holds the scores; the training log lies in that of the stage's own entry, which comes first.
+    `folder` is that of the training, with its log; scores on another data set lie below it (see `scored_in`).
     """
     chosen = SETTINGS.methods[one.method].stages[stage]
     folder = run_folder(one.method, one.dataset, split, seed, stage)
-    tested = [(one.dataset, split, folder, wanted and chosen.evaluate)]
+    tested = [(one.dataset, split, wanted and chosen.evaluate)]
     if wanted and chosen.is_evaluated_seeing:
         tested += [
-            (target, other, place, True)
+            (target, other, True)
             for target in getattr(one, "test_on", ())
-            for other, place in folders_on(folder, target)
+            for other in SETTINGS.datasets[target].splits
         ]
     return [
         {
@@ -531,11 +523,18 @@ def reported(one, split, seed, stage, wanted):
             "stage": stage,
             "test_dataset": test_dataset,
             "test_split": test_split,
-            "folder": place,
+            "folder": folder,
             "scored": scored,
         }
-        for test_dataset, test_split, place, scored in tested
+        for test_dataset, test_split, scored in tested
     ]
+
+
+def scored_in(entry):
+    """Folder of metrics.json of an entry of `reported`."""
+    if entry["test_dataset"] == entry["dataset"]:
+        return entry["folder"]
+    return f"{entry['folder']}/on/{entry['test_dataset']}-{entry['test_split']}"
 
 
 def report_inputs(ablation=""):
@@ -591,13 +590,10 @@ def report_files(ablation=""):
     inputs = report_inputs(ablation)
     files = []
     for run in inputs["runs"]:
-        names = [run[name] for name in ("method", "dataset", "split", "seed", "stage")]
-        files += [f"{run_folder(*names)}/metrics.jsonl"]
+        files += [f"{run['folder']}/metrics.jsonl"]
         if run["scored"]:
-            files += [
-                f"{run['folder']}/metrics.json",
-                f"{run['folder']}/queries.parquet",
-            ]
+            names = ("metrics.json", "queries.parquet")
+            files += [f"{scored_in(run)}/{name}" for name in names]
     for parts in inputs["datasets"].values():
         files += [
             parts["tracklets"],
