@@ -20,7 +20,7 @@ from evaluate import legacy_eval
 from evaluate.bootstrap import Part, intervals
 from evaluate.protocols import PROTOCOLS, Subjects, apply
 from evaluate.report_page.summary import AP_NAMES, mean_of
-from evaluate.verification import equal_error_rate, error_rates, min_detection_cost
+from evaluate.verification import Trials, equal_error_rate, min_detection_cost
 from pipeline.base.build import plain
 from pipeline.base.config import ScoringConfig
 from pipeline.sources import ilidsvid, prid2011
@@ -151,7 +151,7 @@ def cameras() -> list[list[str]]:
 
 def reference_eer(scores: np.ndarray, same_identity: np.ndarray) -> float:
     """At the threshold with the smallest difference, the larger of the two rates; no point near that one lies on a line between others here."""
-    fnr, fpr = error_rates(scores, same_identity)
+    fnr, fpr = Trials(scores, same_identity).error_rates()
     nearest = int(np.argmin(np.abs(fnr - fpr)))
     return float(max(fnr[nearest], fpr[nearest]))
 
@@ -166,7 +166,7 @@ def verification() -> dict[str, float]:
 @cache
 def thresholds() -> list[list]:
     scores, same_identity = worked_example.trials()
-    fnr, fpr = error_rates(scores, same_identity)
+    fnr, fpr = Trials(scores, same_identity).error_rates()
     first = ["none", *(str(score) for score in sorted(scores.tolist(), reverse=True))]
     return [
         [name, miss, alarm, *((p * miss + (1 - p) * alarm) / min(p, 1 - p) for p in (0.05, 0.01, 0.5))]
