@@ -159,6 +159,20 @@ def _check(block: np.ndarray, pairs: Pairs, row_number: int) -> None:
         raise ScoreError(f"distances: query {bad} has a distance that is not a finite number; look at its embedding")
 
 
+def _check_labels(whose: str, identity: np.ndarray, camera: np.ndarray, cameras_compared: bool) -> None:
+    for what, codes in (("identities", identity), ("cameras", camera)):
+        if codes.ndim != 1 or codes.dtype.kind not in "iu":
+            raise ScoreError(f"{what} of {whose}: found {codes.dtype} {list(codes.shape)}, expected integers [{whose}]; code names first")
+    if len(identity) != len(camera):
+        raise ScoreError(f"{whose}: found {len(identity)} identities and {len(camera)} cameras, expected one of each for every row")
+    if cameras_compared and len(camera) and camera.min() < 0:
+        unknown = np.flatnonzero(camera < 0)
+        raise ScoreError(
+            f"{whose}: the camera of row {unknown[0]} is unknown ({camera[unknown[0]]}; {len(unknown)} of {len(camera)} rows), but entries of "
+            "the query's camera are to be removed; give cameras from 0, or score by identity alone"
+        )
+
+
 def retrieve(
     distance: Iterable[np.ndarray],
     *,
@@ -174,14 +188,20 @@ def retrieve(
     Args:
         distance: blocks float [some queries, gallery] in the order of the queries.
         query_identity, gallery_identity: integer codes; :data:`NOBODY` (below 0) matches nothing but is a wrong answer.
-        query_camera, gallery_camera: integers.
+        query_camera, gallery_camera: integers; below 0 where the camera is not known, which is refused if cameras are compared.
         remove_same_camera: remove entries of the query's identity that its own camera saw.
         ap: 'hit': mean over right answers k (at rank r_k) of k / r_k. 'trapezoid': mean of the same and the precision just
             before it, (k - 1) / (r_k - 1), which is 1 at rank 1.
 
     Junk (neither right nor wrong for any query) is no part of the gallery here: leave it out before distances are made.
     Equal distances keep the order of the gallery, as a stable sort would.
+
+    Raises:
+        ScoreError: labels that are no integers or not one for each row, an unknown camera that would be compared, distances that
+            are not finite or not of that shape.
     """
+    _check_labels("queries", query_identity, query_camera, remove_same_camera)
+    _check_labels("gallery", gallery_identity, gallery_camera, remove_same_camera)
     pairs = same_identity(query_identity, gallery_identity, query_camera, gallery_camera, remove_same_camera)
     removed = np.bincount(pairs.query, pairs.removed, minlength=pairs.queries).astype(np.int64)
     right, rank = ranks(distance, pairs)

@@ -11,8 +11,9 @@ Source:  specs/datasets.md section 8. Every number is stored with what it is a n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -24,10 +25,11 @@ from evaluate import queries as per_query
 from evaluate.bootstrap import SEED
 from evaluate.protocols import CMC_RANKS, Outcome, Subjects, apply, first_entries, protocol_named
 from evaluate.queries import DISTANCE, RANKS, RERANKED
+from evaluate.rerank import reranked_distances
 from pipeline.base import cli, origin, tables
 from pipeline.base.build import build, plain
 from pipeline.base.code import SCORING
-from pipeline.base.config import RunConfig, ScoringConfig
+from pipeline.base.config import RerankConfig, RunConfig, ScoringConfig
 from pipeline.base.errors import ScoreError
 from pipeline.base.files import digest_file, read_json
 
@@ -100,6 +102,9 @@ def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, tes
     """
     outcomes = [apply(protocol_named(name), subjects) for name in protocols]
     found = {DISTANCE: outcomes}
+    if how.rerank.on:  # a gallery that holds the queries would make each its own first neighbour twice
+        asked = [o for o in outcomes if "query" not in o.protocol.gallery_roles]
+        found[RERANKED] = [apply(o.protocol, subjects, partial(_reranked, how=how.rerank)) for o in asked]
     queries = tables.table(
         [row for ranking, some in found.items() for o in some for row in per_query.rows(ranking, o, subjects)], tables.QUERIES
     )
@@ -109,6 +114,10 @@ def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, tes
         RERANKED: numbers.get(RERANKED),
         "ranked": _ranked(outcomes[0], subjects),
     }, queries
+
+
+def _reranked(queries: np.ndarray, gallery: np.ndarray, how: RerankConfig) -> Iterator[np.ndarray]:
+    return reranked_distances(queries, gallery, how.k1, how.k2, how.weight)
 
 
 def _numbers(outcome: Outcome, subjects: Subjects, how: ScoringConfig, test_set: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ HEAVY = ("soundfile", "soxr", "ffmpeg", "imageio_ffmpeg", "polars", "webdataset"
 TORCH_FREE = (
     "pipeline.base",
     "evaluate.score",
+    "evaluate.score_trials",
     "evaluate.report",
     "evaluate.trace",
     "evaluate.retrieval",
@@ -59,6 +60,7 @@ LIGHT = (
     "train.board",
     "evaluate.embed",
     "evaluate.score",
+    "evaluate.score_trials",
     "evaluate.report",
 )
 SHARDS_TO_BATCHES = ("shards.loader", "shards.training", "shards.clips", "shards.device", "shards.streamed", "shards.resident")

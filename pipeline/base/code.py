@@ -34,4 +34,10 @@ RULES = tuple(f"evaluate/{name}.py" for name in ("retrieval", "distance", "proto
 
 TRAINING = ("train", "model", *LOADER, "pipeline/base/batch.py", "pipeline/base/seeds.py", *RULES)
 EMBEDDING = ("evaluate/embed.py", "model", *LOADER, "pipeline/base/batch.py", "pipeline/base/seeds.py", "pipeline/base/tables.py")
-SCORING = ("evaluate/score.py", *RULES, "evaluate/queries.py", "evaluate/bootstrap.py", "pipeline/base/seeds.py", "pipeline/base/tables.py")
+SCORING = (
+    *(f"evaluate/{name}.py" for name in ("score", "queries", "bootstrap", "rerank")),
+    *RULES,
+    "pipeline/base/seeds.py",
+    "pipeline/base/tables.py",
+)
+VERIFYING = (*(f"evaluate/{name}.py" for name in ("score_trials", "verification", "cohort")), *SCORING)

@@ -22,11 +22,11 @@ def main() -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}; CPU time of one process unless said otherwise"
     )
-    print(f"{'topic':<10}{'what':<58}{'ours':>12}{'baseline':>12}  {'unit':<14}{'ratio':>7}  baseline is")
+    print(f"{'topic':<13}{'what':<58}{'ours':>12}{'baseline':>12}  {'unit':<14}{'ratio':>7}  baseline is")
     for topic in chosen.topics:
         for row in importlib.import_module(f"tests.bench.bench_{topic}").rows(chosen.scale):
             print(
-                f"{topic:<10}{row['what']:<58}{row['ours']:>12.4g}{row['baseline']:>12.4g}  {row['unit']:<14}{row['ratio']:>7.2f}  {row['baseline_is']}",
+                f"{topic:<13}{row['what']:<58}{row['ours']:>12.4g}{row['baseline']:>12.4g}  {row['unit']:<14}{row['ratio']:>7.2f}  {row['baseline_is']}",
                 flush=True,
             )
 

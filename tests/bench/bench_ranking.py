@@ -1,20 +1,35 @@
-"""Ranking of a MARS-sized test set: counted ranks against a plain loop and against one vectorised sort.
+"""Scoring from distances and from vectors, and re-ranking: time and memory beside the plain forms.
 
-All three get the same distances and give the same mAP (checked). One core, CPU time, interleaved, median.
+From distances: counted ranks against a plain loop and against one vectorised sort, of a MARS-sized test set. All three get the same
+distances and give the same mAP (checked). From vectors (`ranking_process`): processes of their own on one core, less what making the
+vectors costs; tests/test_bench_ranking.py holds that both sides give the same mAP. CPU time, in turns, median; memory is the peak of
+the whole process, vectors included.
+
+Re-ranking is measured at two sizes, both with vectors of 128 numbers: where a dense form fits, beside it; and at 93,820 items, where
+matrices would take 35 GB each, beside the products of all pairs alone and the 4 GB that are asked for.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from evaluate.retrieval import retrieve, summarise
-from tests.bench.timing import interleaved, row
+from tests.bench.process import Cost, cost
+from tests.bench.timing import Spent, interleaved, row
 
 QUERIES, GALLERY, IDENTITIES, CAMERAS = 1980, 9330, 620, 6
 ROUNDS = 3
+MARS = (QUERIES, GALLERY, 768)
+LARGE = (2000, 100_000, 768)
+DENSE = (1000, 4000, 128)
+"""Queries, gallery and width where the dense form of re-ranking fits."""
+WHOLE = (3000, 90_820, 128)
+ASKED = 4e9
+"""Bytes that re-ranking 93,820 items may take."""
 
 
 def rows(scale: float = 1.0) -> list[dict[str, Any]]:
@@ -30,9 +45,59 @@ def rows(scale: float = 1.0) -> list[dict[str, Any]]:
         raise AssertionError(f"the rivals disagree on mAP: {found}")
     size = f"{len(problem[0]):,} x {problem[0].shape[1]:,}"
     return [
+        *_from_distances(size, ours, loop, sort),
+        *_from_vectors(scale),
+        *_reranked(scale),
+    ]
+
+
+def _from_distances(size: str, ours: Spent, loop: Spent, sort: Spent) -> list[dict[str, Any]]:
+    return [
         row(f"ranks, CMC and mAP of {size} distances", ours.cpu, rival.cpu, "s", words)
         for rival, words in ((loop, "one argsort per query in a Python loop"), (sort, "one vectorised argsort of the whole matrix"))
     ]
+
+
+def _from_vectors(scale: float) -> list[dict[str, Any]]:
+    mars, large = _scaled(MARS, scale), _scaled(LARGE, scale)
+    ours, plain = _cost(ROUNDS, mars, "score", "plain_score")
+    big, plain_big = _cost(1, large, "apply", "plain_score")
+    matrix = "a float64 matrix and one argsort per query"
+    return [
+        row(f"vectors to CMC and mAP, {_name(mars)}", ours.cpu, plain.cpu, "s", matrix),
+        row(f"vectors to CMC and mAP, {_name(large)}", big.cpu, plain_big.cpu, "s", matrix),
+        row(f"peak memory of that, {_name(large)}", big.memory / 1e9, plain_big.memory / 1e9, "GB", matrix),
+    ]
+
+
+def _reranked(scale: float) -> list[dict[str, Any]]:
+    dense, whole = _scaled(DENSE, scale), _scaled(WHOLE, scale)
+    ours, plain = _cost(1, dense, "rerank", "plain_rerank")
+    large, products = _cost(1, whole, "rerank", "products")
+    matrices, alone = "dense matrices and loops over items", "float32 products of all pairs alone"
+    return [
+        row(f"re-ranking {_name(dense)}", ours.cpu, plain.cpu, "s", matrices),
+        row(f"peak memory of re-ranking {_name(dense)}", ours.memory / 1e9, plain.memory / 1e9, "GB", matrices),
+        row(f"re-ranking {_name(whole)}", large.cpu, products.cpu, "s", alone),
+        row(f"peak memory of re-ranking {_name(whole)}", large.memory / 1e9, ASKED / 1e9, "GB", "what is asked for"),
+    ]
+
+
+def _scaled(size: tuple[int, int, int], scale: float) -> tuple[int, int, int]:
+    return max(8, round(size[0] * scale)), max(64, round(size[1] * scale)), size[2]
+
+
+def _name(size: tuple[int, int, int]) -> str:
+    return " x ".join(f"{n:,}" for n in size)
+
+
+def _cost(rounds: int, size: tuple[int, int, int], *works: str) -> list[Cost]:
+    """Median seconds of each work, less those of making its vectors; and its peak memory."""
+    names = ("make", *works)
+    measured = [[cost("-m", "tests.bench.ranking_process", name, *map(str, size)) for name in names] for _ in range(rounds)]
+    of_work = [list(column) for column in zip(*measured, strict=True)]
+    making = statistics.median(each.cpu for each in of_work[0])
+    return [Cost(statistics.median(each.cpu for each in column) - making, max(each.memory for each in column)) for column in of_work[1:]]
 
 
 def _problem(queries: int, gallery: int) -> tuple[np.ndarray, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluate.distance import squared_distances
+from evaluate import distance
+from evaluate.distance import first_equal, pair_distances, squared_distances
 from pipeline.base.errors import ScoreError
 
 
@@ -36,7 +37,7 @@ def test_close_to_float64_wherever_the_cloud_lies(offset, spread):
 
 
 def test_plain_float32_would_fail_here():
-    """Negative control: the formula without our three measures loses every digit far from the origin."""
+    """Negative control: the formula without our measures loses every digit far from the origin."""
     random = np.random.default_rng(0)
     gallery = (100 + 1e-3 * random.normal(size=(60, 32))).astype(np.float32)
     plain = (gallery**2).sum(1)[:, None] + (gallery**2).sum(1) - 2 * gallery @ gallery.T
@@ -75,3 +76,165 @@ def test_what_is_no_number_is_refused(bad):
 def test_different_widths_are_refused():
     with pytest.raises(ScoreError, match="one D"):
         all_blocks(np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32))
+
+
+def test_what_is_no_number_is_found_in_every_tile():
+    broken = np.zeros((2 * distance.TILE + 5, 2), np.float32)
+    broken[[distance.TILE + 1, 2 * distance.TILE + 4], 1] = np.nan
+    with pytest.raises(ScoreError, match=rf"queries: 2 of {len(broken)} vectors .* row {distance.TILE + 1};"):
+        all_blocks(broken, np.zeros((1, 2), np.float32))
+
+
+@pytest.mark.parametrize(("gallery", "block"), [(0, 256), (3, 0)])
+def test_no_gallery_and_no_block_are_refused(gallery, block):
+    with pytest.raises(ScoreError, match=f"a gallery of {gallery} vectors in blocks of {block}"):
+        all_blocks(np.zeros((1, 2), np.float32), np.zeros((gallery, 2), np.float32), block)
+
+
+def pairs_at(ratio, random, width=512, count=300):
+    """As many queries as gallery entries; query i is at about `ratio` (|q|^2 + |g|^2) from entry i and far from all others."""
+    gallery = (np.abs(random.normal(size=(count, width))) + 3).astype(np.float32)
+    norm = ((gallery - gallery.mean(0)) ** 2).sum(1)
+    noise = random.normal(size=(count, width)) * np.sqrt(2 * norm * ratio / width)[:, None]
+    return (gallery + noise).astype(np.float32), gallery
+
+
+@pytest.mark.parametrize("ratio", [1e-9, 1e-7, 1e-6, 2e-6, 1e-4, 0.01, 0.02, 0.05, 0.14, 0.16, 0.2])
+@pytest.mark.parametrize("many", [0.02, 0.0])
+def test_near_entries_keep_their_digits_on_both_sides_of_every_border(monkeypatch, ratio, many):
+    """By single differences, and (many=0) by a float64 product of the whole tile."""
+    monkeypatch.setattr(distance, "MANY", many)
+    queries, gallery = pairs_at(ratio, np.random.default_rng(0))
+    found, expected = np.diag(all_blocks(queries, gallery)), ((queries.astype(float) - gallery) ** 2).sum(1)
+    assert (np.abs(found - expected) / expected).max() < 1e-5
+
+
+def test_a_lower_border_would_lose_digits(monkeypatch):
+    """Negative control: at 0.02 of the norms, float32 products alone are off by more than 1e-5."""
+    monkeypatch.setattr(distance, "NEAR", 0.01)
+    queries, gallery = pairs_at(0.02, np.random.default_rng(0))
+    found, expected = np.diag(all_blocks(queries, gallery)), ((queries.astype(float) - gallery) ** 2).sum(1)
+    assert (np.abs(found - expected) / expected).max() > 1e-5
+
+
+def test_a_float64_product_alone_would_lose_the_nearest(monkeypatch):
+    """Negative control: without NEAREST, equal vectors of numbers of all sizes are not at distance 0."""
+    gallery = np.exp(3 * np.random.default_rng(0).normal(size=(300, 512))).astype(np.float32)
+    monkeypatch.setattr(distance, "MANY", 0.0)
+    assert (np.diag(all_blocks(gallery, gallery)) == 0).all()
+    monkeypatch.setattr(distance, "NEAREST", -1.0)
+    assert (np.diag(all_blocks(gallery, gallery)) != 0).any()
+
+
+@pytest.fixture
+def tiled(monkeypatch):
+    """70 queries in panels of 16 and 333 entries in tiles of 50, the last ones shorter; rows 5, 100, 332 repeat row 17."""
+    monkeypatch.setattr(distance, "TILE", 50)
+    monkeypatch.setattr(distance, "_BLOCK_BYTES", 0)
+    random = np.random.default_rng(0)
+    queries, gallery = (random.normal(size=(n, 129)).astype(np.float32) for n in (70, 333))
+    gallery[[5, 100, 332]] = gallery[17]
+    queries[[3, 60]] = gallery[17]
+    return queries, gallery
+
+
+def test_ties_across_tiles(tiled):
+    queries, gallery = tiled
+    found = all_blocks(queries, gallery)
+    assert (found[:, [5, 100, 332]] == found[:, [17]]).all() and (found[[3, 60], 17] == 0).all()
+    assert found == pytest.approx(exact(queries, gallery), rel=1e-5)
+
+
+def test_repeats_that_are_not_looked_for_do_not_tie(tiled, monkeypatch):
+    """Negative control: the plain product of the same tiles rounds equal columns differently."""
+    monkeypatch.setattr(distance, "first_equal", lambda vectors: np.arange(len(vectors)))
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: np.copyto(out, uneven(a, b)))
+    found = all_blocks(*tiled)
+    assert (found[:, [5, 100, 332]] != found[:, [17]]).any()
+
+
+def uneven(a, b):
+    """A product that adds in another order in every other column, as some processors' do."""
+    made = a @ b
+    made[:, ::2] = (a[:, ::-1] @ b[::-1])[:, ::2]
+    return made
+
+
+def test_ties_hold_whatever_the_product_does(tiled, monkeypatch):
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: np.copyto(out, uneven(a, b)))
+    found = all_blocks(*tiled)
+    assert (found[:, [5, 100, 332]] == found[:, [17]]).all()
+
+
+def by_shape(a, b, out):
+    """A product whose order of adding depends on its shape, as real ones do where they are small or at an edge."""
+    np.copyto(out, a @ b if len(a) % 16 == 0 else a[:, ::-1] @ b[::-1])
+
+
+@pytest.mark.parametrize("block", [1, 3, 16, 17, 69, 1000])
+@pytest.mark.parametrize("product", [np.matmul, by_shape])
+def test_every_block_size_gives_the_same_bits(tiled, monkeypatch, block, product):
+    monkeypatch.setattr(np, "matmul", product)
+    queries, gallery = tiled
+    blocks = list(squared_distances(queries, gallery, block))
+    assert max(len(rows) for rows in blocks) == min(block, 16)
+    assert np.concatenate(blocks).tobytes() == all_blocks(queries, gallery).tobytes()
+
+
+def test_products_cut_by_the_block_would_give_other_bits(tiled, monkeypatch):
+    """Negative control: the same queries one by one, each with a product of its own."""
+    monkeypatch.setattr(np, "matmul", by_shape)
+    queries, gallery = tiled
+    whole, one_by_one = all_blocks(queries, gallery), np.concatenate([all_blocks(row[None], gallery) for row in queries])
+    assert one_by_one.tobytes() != whole.tobytes()
+    assert one_by_one == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_large_gallery_has_small_blocks():
+    gallery = np.zeros((1_100_000, 1), np.float32)
+    gallery[:, 0] = np.arange(len(gallery))
+    assert [len(rows) for rows in squared_distances(gallery[:17], gallery)] == [16, 1]
+
+
+def test_minus_zero_is_zero():
+    gallery = np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, -1.0]], np.float32)
+    assert first_equal(gallery).tolist() == [0, 0, 2]
+    assert all_blocks(gallery, gallery).tolist() == [[0, 0, 4], [0, 0, 4], [4, 4, 0]]
+
+
+def reference_first_equal(vectors):
+    seen: dict[tuple, int] = {}
+    return [seen.setdefault(tuple(row), i) for i, row in enumerate(vectors.tolist())]
+
+
+@pytest.mark.parametrize("hashes", ["own", "all alike", "two"])
+def test_equal_rows_are_found_even_where_hashes_collide(monkeypatch, hashes):
+    monkeypatch.setattr(distance, "TILE", 7)
+    monkeypatch.setattr(distance, "_HASH_ROWS", 5)
+    if hashes != "own":
+        monkeypatch.setattr(distance, "_hashes", lambda v: (v[:, 0] > 1).astype(np.uint64) * np.uint64(hashes == "two"))
+    vectors = np.random.default_rng(0).integers(0, 3, (60, 3)).astype(np.float32)
+    assert first_equal(vectors).tolist() == reference_first_equal(vectors)
+
+
+def test_a_hash_alone_is_not_enough(monkeypatch):
+    """Negative control: if a shared hash were taken for equality, different rows would be one."""
+    monkeypatch.setattr(distance, "_hashes", lambda v: np.zeros(len(v), np.uint64))
+    monkeypatch.setattr(distance, "_equal", lambda vectors, a, b: np.ones(len(a), bool))
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    assert first_equal(vectors).tolist() != reference_first_equal(vectors)
+
+
+def test_hashes_of_all_rows_differ_if_the_rows_do():
+    """One changed number in any place changes the hash; a permutation of numbers, too."""
+    vectors = np.repeat(np.random.default_rng(0).normal(size=(1, 40)).astype(np.float32), 42, axis=0)
+    vectors[np.arange(40), np.arange(40)] += 1
+    vectors[40] = vectors[41][::-1]
+    assert len(np.unique(distance._hashes(vectors))) == 42
+
+
+def test_single_pairs_are_exact_for_integers():
+    random = np.random.default_rng(0)
+    left, right = (random.integers(-9, 9, (n, 5)).astype(np.float32) for n in (8, 6))
+    i, j = np.repeat(np.arange(8), 6), np.tile(np.arange(6), 8)
+    assert pair_distances(left, i, right, j).tolist() == exact(left, right).ravel().tolist()

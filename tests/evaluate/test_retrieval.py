@@ -142,3 +142,42 @@ def test_a_distance_that_is_no_number_is_refused(bad):
 def test_wrong_shapes_are_refused(shape, message):
     with pytest.raises(ScoreError, match=message):
         run(np.zeros(shape), [1, 1], [0, 0], [1, 2], [1, 1])
+
+
+LABELS = {
+    "query_identity": np.array([1, 2]),
+    "gallery_identity": np.array([2, 1, NOBODY]),
+    "query_camera": np.array([0, 1]),
+    "gallery_camera": np.array([1, 2, 3]),
+}
+
+
+def with_labels(same_camera=True, **changed):
+    return retrieve([np.zeros((2, 3))], **{**LABELS, **changed}, remove_same_camera=same_camera, ap="hit")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"query_camera": np.array([0])}, "queries: found 2 identities and 1 cameras, expected one of each"),
+        ({"gallery_camera": np.arange(4)}, "gallery: found 3 identities and 4 cameras"),
+        ({"gallery_identity": np.arange(2)}, "gallery: found 2 identities and 3 cameras"),
+        ({"query_identity": np.array([1.0, 2.0])}, r"identities of queries: found float64 \[2\], expected integers"),
+        ({"query_identity": np.array([1.0, np.nan])}, "identities of queries: found float64"),
+        ({"gallery_identity": np.array(["a", "b", "c"])}, "identities of gallery: found <U1"),
+        ({"gallery_camera": np.array([True, False, True])}, "cameras of gallery: found bool"),
+        ({"query_camera": np.array([[0], [1]])}, r"cameras of queries: found int64 \[2, 1\]"),
+        ({"gallery_camera": np.array([1, -1, -1])}, r"gallery: the camera of row 1 is unknown \(-1; 2 of 3 rows\)"),
+        ({"query_camera": np.array([0, -7])}, r"queries: the camera of row 1 is unknown \(-7; 1 of 2 rows\)"),
+    ],
+)
+def test_labels_that_make_no_score_are_refused(changed, message):
+    with pytest.raises(ScoreError, match=message):
+        with_labels(**changed)
+
+
+def test_the_same_labels_in_order_are_scored_and_unknown_cameras_too_where_none_is_compared():
+    """Negative control of the refusals above: one change away from each, there is a score."""
+    assert with_labels().good.tolist() == [1, 0]
+    assert with_labels(same_camera=False, gallery_camera=np.array([1, -1, -1]), query_camera=np.array([0, -7])).good.tolist() == [1, 1]
+    assert with_labels(query_camera=np.array([0, 1], np.uint8)).good.tolist() == [1, 0]

@@ -6,8 +6,9 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from evaluate.variants import VARIANTS
 from pipeline.base.seeds import rng
-from tests.evaluate.bad_evaluators import BAD, BROKEN_CODE, HARMLESS, RIGHT, broken_code, flagged
+from tests.evaluate.bad_evaluators import BAD, BROKEN_CODE, HARMLESS, REFUSED, RIGHT, broken_code, flagged, plain
 from tests.evaluate.oracle import AVERAGES, agrees, random_case
 from tests.torture import mel, offline, restart
 from tests.torture.figures import Figure
@@ -205,16 +206,19 @@ def order(folder: Path, scale: float) -> Figure:
 
 
 def bad_evaluators() -> Figure:
-    """Known ways to score wrongly; what changes no rule must not be flagged."""
+    """Known ways to score wrongly; what changes no rule, and the plain evaluator as it is, must not be flagged."""
     from evaluate.protocols import apply
 
     return Figure(
         "A wrong evaluator is refused or gives another number (known-bad evaluators)",
         len(BAD),
         sum(map(flagged, BAD)),
-        "turned round: the right evaluator on renamed cameras and identities, mirrored and stretched vectors is not flagged",
-        len(HARMLESS),
-        sum(not flagged(lambda s, same=same: apply(RIGHT, same(s))) for same in HARMLESS),
+        "turned round: the right evaluator on renamed cameras and identities, mirrored and stretched vectors, and the plain evaluator with "
+        "nothing wrong, are not flagged",
+        len(HARMLESS) + 1,
+        sum(not flagged(lambda s, same=same: apply(RIGHT, same(s))) for same in HARMLESS) + (not flagged(plain)),
+        f"{len(VARIANTS)} variants of a plain evaluator, {len(REFUSED)} damaged inputs, {len(BAD) - len(VARIANTS) - len(REFUSED)} slips in "
+        "the product's code; the first are in docs/wrong_evaluators.md",
     )
 
 
