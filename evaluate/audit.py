@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluate.legacy import tracklet_lengths
+from evaluate.legacy_eval import tracklet_lengths
 from evaluate.protocols import Outcome, apply, protocol_named
 from evaluate.report_page.summary import AP_NAMES, ORACLE, UNDEFINED, markdown_table
 from evaluate.score import check_origin, seen, subjects_of

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from evaluate.distance import squared_distances
-from evaluate.legacy import compared_cameras
+from evaluate.legacy_eval import compared_cameras
 from evaluate.protocols import Outcome, Protocol, Subjects
 from evaluate.retrieval import NOBODY
 from pipeline.base.errors import ScoreError

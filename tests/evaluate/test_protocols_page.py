@@ -20,7 +20,7 @@ from evaluate import legacy_eval
 from evaluate.bootstrap import Part, intervals
 from evaluate.protocols import PROTOCOLS, Subjects, apply
 from evaluate.report_page.summary import AP_NAMES, mean_of
-from evaluate.verification import equal_error_rate, error_rates, min_detection_cost
+from evaluate.verification import Trials, equal_error_rate, min_detection_cost
 from pipeline.base.build import plain
 from pipeline.base.config import ScoringConfig
 from pipeline.sources import ilidsvid, prid2011
@@ -149,24 +149,21 @@ def cameras() -> list[list[str]]:
     return out
 
 
-def reference_eer(scores: np.ndarray, same_identity: np.ndarray) -> float:
-    """At the threshold with the smallest difference, the larger of the two rates; no point near that one lies on a line between others here."""
-    fnr, fpr = error_rates(scores, same_identity)
-    nearest = int(np.argmin(np.abs(fnr - fpr)))
-    return float(max(fnr[nearest], fpr[nearest]))
-
-
 @cache
 def verification() -> dict[str, float]:
     scores, same_identity = worked_example.trials()
     costs = {f"minDCF, P = {p}": min_detection_cost(scores, same_identity, p) for p in (0.05, 0.01, 0.5)}
-    return {"EER, interpolated": equal_error_rate(scores, same_identity), "EER, reference": reference_eer(scores, same_identity), **costs}
+    return {
+        "EER, interpolated": equal_error_rate(scores, same_identity),
+        "EER, reference": equal_error_rate(scores, same_identity, "reference"),
+        **costs,
+    }
 
 
 @cache
 def thresholds() -> list[list]:
     scores, same_identity = worked_example.trials()
-    fnr, fpr = error_rates(scores, same_identity)
+    fnr, fpr = Trials(scores, same_identity).error_rates()
     first = ["none", *(str(score) for score in sorted(scores.tolist(), reverse=True))]
     return [
         [name, miss, alarm, *((p * miss + (1 - p) * alarm) / min(p, 1 - p) for p in (0.05, 0.01, 0.5))]
@@ -311,7 +308,7 @@ def test_numbers_in_sentences():
     text = prose()
     scores = worked_example.SAME, worked_example.DIFFERENT
     constant = np.ones(4), np.array([True, False, True, False])
-    assert (reference_eer(*constant), equal_error_rate(*constant)) == (1, 0.5)
+    assert (equal_error_rate(*constant, "reference"), equal_error_rate(*constant)) == (1, 0.5)
     for sentence in (
         f"**: {four_results.NUMBERS} normal numbers for the centre of each identity",
         f"plus {four_results.CAMERA} times {four_results.NUMBERS} numbers that a camera",
