@@ -318,6 +318,9 @@ def test_numbers_in_sentences():
         "is 100 % for constant scores, where ours is 50 %",
     ):
         assert sentence in text, sentence
+    trials = worked_example.trials()
+    for p in (0.05, 0.01, 0.5):  # "the two forms agree"
+        assert min_detection_cost(*trials, p) == pytest.approx(min_detection_cost(*trials, p, "reference"))
     assert four_results.NOISE == 1
 
 
