@@ -84,6 +84,13 @@ rule evaluate_student_demo:
         scores("dubbernet_demo", "demo", "untrained"),
         scores("dubbernet_demo", "demo", "baseline"),
         scores("dubbernet_demo", "demo", "student"),
+    log:
+        "logs/tables/evaluate_student_demo.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule legacy_eval_demo:
@@ -105,12 +112,26 @@ rule evaluate_student_demo_on_demo_ilidsvid:
     """Demo: the student on the test half of the iLIDS-VID-like set, which it has never seen."""
     input:
         scores_on("dubbernet_demo", "demo", "student", "demo_ilidsvid"),
+    log:
+        "logs/tables/evaluate_student_demo_on_demo_ilidsvid.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule evaluate_student_demo_on_demo_prid2011:
     """Demo: the student on the test half of the PRID-2011-like set, which it has never seen."""
     input:
         scores_on("dubbernet_demo", "demo", "student", "demo_prid2011"),
+    log:
+        "logs/tables/evaluate_student_demo_on_demo_prid2011.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule ablate_dubbernet_demo:
@@ -164,9 +185,16 @@ rule train_student_mars:
 
 
 rule evaluate_student_mars:
-    """MARS: scores of the student under both protocols that are called MARS."""
+    """MARS: scores of the student under the three protocols that are called MARS."""
     input:
         scores("dubbernet", "mars", "student"),
+    log:
+        "logs/tables/evaluate_student_mars.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule legacy_eval_mars:
@@ -188,12 +216,26 @@ rule evaluate_student_mars_on_ilidsvid:
     """MARS -> iLIDS-VID: the student on the test half of each configured split of a data set that it has never seen."""
     input:
         scores_on("dubbernet", "mars", "student", "ilidsvid"),
+    log:
+        "logs/tables/evaluate_student_mars_on_ilidsvid.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule evaluate_student_mars_on_prid2011:
     """MARS -> PRID-2011: the student on the test half of each configured split of a data set that it has never seen."""
     input:
         scores_on("dubbernet", "mars", "student", "prid2011"),
+    log:
+        "logs/tables/evaluate_student_mars_on_prid2011.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule ablate_dubbernet_mars:
@@ -250,12 +292,26 @@ rule evaluate_student_ilidsvid:
     """iLIDS-VID: scores of the students on each configured split."""
     input:
         scores("dubbernet", "ilidsvid", "student"),
+    log:
+        "logs/tables/evaluate_student_ilidsvid.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule evaluate_student_ilidsvid_on_prid2011:
     """iLIDS-VID -> PRID-2011: the students on data that they have never seen, each trained split x each split there."""
     input:
         scores_on("dubbernet", "ilidsvid", "student", "prid2011"),
+    log:
+        "logs/tables/evaluate_student_ilidsvid_on_prid2011.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule ablate_dubbernet_ilidsvid:
@@ -306,12 +362,26 @@ rule evaluate_student_prid2011:
     """PRID-2011: scores of the students on each configured split."""
     input:
         scores("dubbernet", "prid2011", "student"),
+    log:
+        "logs/tables/evaluate_student_prid2011.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule evaluate_student_prid2011_on_ilidsvid:
     """PRID-2011 -> iLIDS-VID: the students on data that they have never seen, each trained split x each split there."""
     input:
         scores_on("dubbernet", "prid2011", "student", "ilidsvid"),
+    log:
+        "logs/tables/evaluate_student_prid2011_on_ilidsvid.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule ablate_dubbernet_prid2011:
@@ -350,6 +420,13 @@ rule evaluate_visual_own:
     """Own tracklets without sound: scores."""
     input:
         scores("visual", "own", "student"),
+    log:
+        "logs/tables/evaluate_visual_own.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE
 
 
 rule train_student_own:
@@ -363,3 +440,10 @@ rule evaluate_student_own:
     input:
         scores("dubbernet_own", "own", "teacher"),
         scores("dubbernet_own", "own", "student"),
+    log:
+        "logs/tables/evaluate_student_own.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        TABLE

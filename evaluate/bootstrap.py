@@ -61,7 +61,8 @@ def intervals(parts: Sequence[Part], how: ScoringConfig) -> list[tuple[float, fl
         how: resamples, confidence.
 
     Returns:
-        (low, high) in the unit of the values; None where a value is not defined, or no interval is wanted.
+        (low, high) in the unit of the values; None where a value is not defined, no interval is wanted, or all that is drawn scores alike:
+        a bootstrap would then call any number certain, be it of two queries.
 
     Raises:
         ScoreError: a part has no query, or values and units do not fit.
@@ -75,7 +76,8 @@ def intervals(parts: Sequence[Part], how: ScoringConfig) -> list[tuple[float, fl
         return [None] * (parts[0].values.shape[1] if parts else 0)
     means = np.mean([_means(part, how.resamples) for part in parts], axis=0)
     low, high = np.quantile(means, [(1 - how.confidence) / 2, (1 + how.confidence) / 2], axis=0)
-    return [None if np.isnan(a) else (float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    told = ~np.isnan(low) & (means.min(axis=0) < means.max(axis=0))
+    return [(float(a), float(b)) if known else None for a, b, known in zip(low, high, told, strict=True)]
 
 
 def _means(part: Part, resamples: int) -> np.ndarray:

@@ -97,18 +97,17 @@ def read_answers(path: Path, digest: str) -> dict[tuple[str, str], Answers]:
     if digest_file(path) != digest:
         raise ScoreError(f"{path}: not the table that metrics.json beside it was written with; score this run again")
     table = tables.read(path, tables.QUERIES)
-    kinds = np.array([f"{a} {b}" for a, b in zip(*(table.column(name).to_pylist() for name in ("ranking", "protocol")), strict=True)])
+    kinds = list(zip(*(table.column(name).to_pylist() for name in ("ranking", "protocol")), strict=True))
     column = {name: table.column(name).to_numpy() for name in ("good", "first", "ap", "inp")}  # null becomes NaN
     values = _values(column["first"], column["ap"], column["inp"])
     names, identities = (np.array(table.column(name).to_pylist(), dtype=object) for name in ("query", "identity"))
-    out = {}
-    for kind in dict.fromkeys(kinds.tolist()):
-        here = np.flatnonzero(kinds == kind)
-        ranking, protocol = kind.split(" ")
-        out[ranking, protocol] = Answers(
-            names[here].tolist(), identities[here].tolist(), column["good"][here].astype(np.int64), values[here]
-        )
-    return out
+    rows_of: dict[tuple[str, str], list[int]] = {}
+    for i, kind in enumerate(kinds):
+        rows_of.setdefault(kind, []).append(i)
+    return {
+        kind: Answers(names[here].tolist(), identities[here].tolist(), column["good"][here].astype(np.int64), values[here])
+        for kind, here in rows_of.items()
+    }
 
 
 def over_runs(by_split: dict[str, list[Answers]], how: ScoringConfig) -> dict[str, Interval]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from evaluate.protocols import PROTOCOLS
 from evaluate.queries import DISTANCE, METRICS, RERANKED
 from evaluate.report_page.inputs import Run, grouped, read_scores
-from evaluate.report_page.summary import UNDEFINED, ScoreRow, score_row
+from evaluate.report_page.summary import ScoreRow, score_row
 from pipeline.base import cli
 from pipeline.base.errors import ScoreError
 from pipeline.base.files import digest_file
@@ -74,15 +74,25 @@ def told(rows: Sequence[ScoreRow]) -> str:
         how = mine[0].scoring.rerank
         after = f" · RE-RANKED (k1 {how.k1}, k2 {how.k2}, weight {how.weight:g}), no headline" if ranking == RERANKED else ""
         shown = [name for name in METRICS if any(row.values[name].mean is not None for row in mine)] or list(METRICS[:1])
-        lines = [["network", "sees", *shown, "over"]]
+        samples = list(dict.fromkeys(row.sample for row in mine))
+        head = [f"{dataset} · {protocol}{after}", f"  {rule}", f"  {' / '.join(samples)} · features: {feature}"]
+        lines = [["network", "sees", *shown, *(["over"] if len(samples) > 1 else [])]]
         for row in mine:
             numbers = [row.values[name].percent(with_interval=True) for name in shown]
-            lines.append([f"{row.method} · {row.stage}", row.modality, *numbers, row.sample])
-        blocks.append("\n".join([f"{dataset} · {protocol}{after}", f"  {rule} · features: {feature}", *_aligned(lines)]))
-    notes = dict.fromkeys(row.interval_words for row in rows if row.interval_words)
-    spread = ["± sample standard deviation over runs"] if any(row.runs > 1 for row in rows) else []
-    undefined = [f"{UNDEFINED} not defined"] if any(v.mean is None for row in rows for v in row.values.values()) else []
-    return "\n\n".join([*blocks, "Percent. " + "; ".join([*notes, *spread, *undefined]) + "."])
+            lines.append([f"{row.method} · {row.stage}", row.modality, *numbers, *([row.sample] if len(samples) > 1 else [])])
+        blocks.append("\n".join([*head, *_aligned(lines)]))
+    return "\n\n".join([*blocks, _notes(rows)])
+
+
+def _notes(rows: Sequence[ScoreRow]) -> str:
+    """What the signs in the tables mean."""
+    values = [value for row in rows for value in row.values.values()]
+    notes = list(dict.fromkeys(row.interval_words for row in rows if row.interval_words))
+    if notes and any(value.mean is not None and value.interval is None for value in values):
+        notes.append("no brackets where all queries score alike")
+    if any(value.std is not None for value in values):
+        notes.append("± sample standard deviation over runs")
+    return "; ".join(["Percent", *notes]) + "."
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> Iterable[str]:

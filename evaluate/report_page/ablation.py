@@ -11,8 +11,9 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from evaluate.queries import Answers, over_runs
 from evaluate.report_page.inputs import Ablation, Inputs, Run
 from evaluate.report_page.summary import (
     AP_NAMES,
@@ -67,11 +68,16 @@ class Difference:
         return {1: ABOVE, -1: BELOW, 0: ""}[self.same_sign]
 
     def points(self) -> str:
-        """In points of percent: '+1.2 ± 0.3 ▲'."""
+        """In points of percent: '+1.2 ± 0.3 [−0.4, +2.9] ▲'."""
         if self.over.mean is None:
             return UNDEFINED
         spread = "" if self.over.std is None else f" ± {100 * self.over.std:.1f}"
-        return f"{signed(self.over.mean)}{spread} {self.mark}".rstrip()
+        return " ".join(filter(None, (f"{signed(self.over.mean)}{spread}", self.range, self.mark)))
+
+    @property
+    def range(self) -> str:
+        """The interval over queries in points, with signs: '[−0.4, +2.9]'; '' without one."""
+        return "" if self.over.interval is None else "[{}, {}]".format(*map(signed, self.over.interval))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,12 @@ class Comparison:
         return next(line for line in self.lines if line.stage == self.about.reference)
 
     @property
+    def brackets(self) -> str:
+        """What the intervals are; '' without any."""
+        words = self.protocol.interval_words
+        return f"{words}; of differences query by query" if words else ""
+
+    @property
     def delta(self) -> str:
         """What the differences are to, in one sentence."""
         others = [line for line in self.lines if line.against not in (None, self.reference.number)]
@@ -192,7 +204,7 @@ def compare(inputs: Inputs) -> Comparison | None:
             runs=runs[stage],
             single=single[stage],
             against=numbers[partner[stage]] if stage in partner else None,
-            differences=_differences(single[stage], single[partner[stage]]) if stage in partner else None,
+            differences=_differences(stage, partner[stage], single, runs, reference) if stage in partner else None,
             remarks=_remarks(runs[stage]),
         )
         for stage, number in numbers.items()
@@ -263,8 +275,22 @@ def difference(values: Sequence[float | None], base: Sequence[float | None]) -> 
     return Difference(mean_of(pairs), sign)
 
 
-def _differences(single: Mapping[str, Sequence[float | None]], base: Mapping[str, Sequence[float | None]]) -> dict[str, Difference]:
-    return {name: difference(single[name], base[name]) for name in COMPARED}
+def _differences(
+    stage: str, other: str, single: Mapping[str, Mapping[str, Sequence[float | None]]], runs: Mapping[str, Sequence[Run]], rule: ScoreRow
+) -> dict[str, Difference]:
+    """By metric of COMPARED: a stage minus another, run by run, and its interval over queries, query by query."""
+    by_split: dict[str, list[Answers]] = {}
+    for run, base in zip(runs[stage], runs[other], strict=True):
+        mine, its = (one.answers[rule.ranking, rule.protocol].over(rule.averaged_over) for one in (run, base))
+        if list(mine.query) != list(its.query):
+            raise ScoreError(
+                f"ablation: '{stage}' and '{other}' were scored over other queries (split {run.split}, seed {run.seed}), so their difference "
+                "would mean nothing; score them again"
+            )
+        by_split.setdefault(f"{run.test_dataset}-{run.test_split}", []).append(replace(mine, values=mine.values - its.values))
+    intervals = over_runs(by_split, rule.scoring)
+    found = {name: difference(single[stage][name], single[other][name]) for name in COMPARED}
+    return {name: replace(one, over=replace(one.over, interval=intervals[name])) for name, one in found.items()}
 
 
 def _training(inputs: Inputs, about: Ablation, stage: str) -> str:
@@ -301,6 +327,11 @@ def _remarks(runs: Sequence[Run]) -> str | None:
 def cautions(found: Comparison) -> list[str]:
     """What such a table can and cannot show."""
     out = _scatter(found)
+    if found.brackets:
+        out.append(
+            "Brackets are over queries, with trainings, gallery and cameras as they are: how a number might move had other queries been asked. "
+            "They do not contain the scatter of trainings, nor that of persons."
+        )
     if any(count > 1 for count in Counter(line.against for line in found.lines if line.against).values()):
         marks = ", and their marks come together" if found.pairs > 1 else ""
         out.append(
@@ -360,12 +391,13 @@ def ablation_markdown(found: Comparison) -> list[str]:
         blocks.append(markdown_table([*head, *SHOWN], map(_told, found.oracle)))
     noted = [f"- Row {line.number}: {markdown_cell(line.remarks)}" for line in (*found.lines, *found.oracle) if line.remarks]
     blocks += ["\n".join(noted)] if noted else []
+    blocks += [f"{found.brackets}."] if found.brackets else []
     blocks.append("What this can and cannot show:")
     return [*blocks, "\n".join(f"- {markdown_cell(text)}" for text in cautions(found))]
 
 
 def _told(line: Line) -> list[str]:
-    values = [line.score.values[name].percent() for name in SHOWN]
+    values = [line.score.values[name].percent(with_interval=True) for name in SHOWN]
     return [str(line.number), line.words, line.training, line.score.modality, *values]
 
 
@@ -383,8 +415,9 @@ def ablation_csv(found: Comparison) -> str:
     """One line per row of the table; numbers as fractions with 6 digits, empty where not defined."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    scores = [column for name in SHOWN for column in (name, f"{name}_std")]
-    differences = [f"{name}_{what}" for name in COMPARED for what in ("difference", "difference_std", "same_sign")]
+    scores = [column for name in SHOWN for column in (name, f"{name}_std", f"{name}_low", f"{name}_high")]
+    parts = ("difference", "difference_std", "difference_low", "difference_high", "same_sign")
+    differences = [f"{name}_{what}" for name in COMPARED for what in parts]
     writer.writerow([*CSV_FIRST, *CSV_RULE, *scores, "difference_to_row", *differences, "remarks"])
     for line in (*found.lines, *found.oracle):
         row, about = line.score, found.about
@@ -393,11 +426,11 @@ def ablation_csv(found: Comparison) -> str:
         told += [ORACLE if row.oracle else "", *map(sheet_cell, (row.dataset, row.method, row.protocol))]
         told += [text.replace(",", "") for text in (row.gallery, row.queries, row.valid)]
         told += [row.ap, row.averaged_over, sheet_cell(" ".join(about.splits)), " ".join(map(str, about.seeds)), row.runs]
-        told += _fractions(value for name in SHOWN for value in (row.values[name].mean, row.values[name].std))
+        told += _fractions(value for name in SHOWN for value in row.values[name].numbers)
         told.append("" if line.against is None else line.against)
         for name in COMPARED:
             of = line.differences[name] if line.differences else None
-            told += [*_fractions([of.over.mean, of.over.std]), of.same_sign] if of else ["", "", ""]
+            told += [*_fractions(of.over.numbers), of.same_sign] if of else [""] * len(parts)
         writer.writerow([*told, sheet_cell(line.remarks or "")])
     return out.getvalue()
 

@@ -27,6 +27,7 @@ def ablation_section(found: Comparison) -> Html:
         found.about.question,
         el("p", el("b", found.protocol.protocol), " · ", found.rule, class_="rule"),
         _table(found),
+        el("p", found.brackets, class_="rule") if found.brackets else None,
         el("ul", marks, class_="legend") if found.pairs > 1 else None,
         _dots(found),
         el("h3", "What this can and cannot show"),
@@ -82,7 +83,8 @@ def _difference(found: Comparison, line: Line, name: str) -> Child:
         return UNDEFINED
     spread = el("small", f"± {100 * one.over.std:.1f}") if one.over.std is not None else None
     said = f"{'above' if one.same_sign > 0 else 'below'} row {line.against} in all {found.pairs} pairs"
-    return [signed(one.over.mean), " ", spread, " ", el("b", one.mark, title=said) if one.mark else None]
+    between = el("small", one.range, class_="range") if one.range else None
+    return [signed(one.over.mean), " ", spread, " ", el("b", one.mark, title=said) if one.mark else None, between]
 
 
 def _dots(found: Comparison) -> Html | None:

@@ -168,10 +168,9 @@ def read_inputs(path: Path) -> Inputs:
 
 
 def _run(entry: Mapping[str, Any]) -> Run:
-    folder = Path(entry["folder"])
+    there = Path(entry["folder"])
     test_dataset, test_split = entry.get("test_dataset", entry["dataset"]), entry.get("test_split", entry["split"])
-    own = test_dataset == entry["dataset"]
-    there = folder if own else folder / "on" / f"{test_dataset}-{test_split}"
+    folder = there if test_dataset == entry["dataset"] else there.parents[1]  # <folder of the training>/on/<test set and split>
     lines = [line for line in _lines(folder / "metrics.jsonl") if isinstance(line, dict)]
     log = [line for line in lines if "epoch" in line and "terms" in line]
     kept: dict[str, Any] = next((line["kept"] for line in lines if line.get("done") and "kept" in line), {})

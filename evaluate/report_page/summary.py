@@ -71,6 +71,11 @@ class Mean:
         return f"{100 * self.mean:.1f}{spread}" + (f" {self.range}" if with_interval and self.interval else "")
 
     @property
+    def numbers(self) -> tuple[float | None, ...]:
+        """Mean, standard deviation, low and high end of the interval."""
+        return self.mean, self.std, *(self.interval or (None, None))
+
+    @property
     def range(self) -> str:
         """The interval for readers: '[78.0, 84.1]'; '' without one."""
         return "" if self.interval is None else "[{:.1f}, {:.1f}]".format(*(100 * end for end in self.interval))
@@ -162,7 +167,7 @@ class ScoreRow:
         if not any(value.interval for value in self.values.values()):
             return ""
         unit = "queries" if how.unit == "query" else "identities with all their queries"
-        return f"[{100 * how.confidence:g} % bootstrap interval over {unit}, {how.resamples:,} draws, seed {SEED}]"
+        return f"[ ] {100 * how.confidence:g} % bootstrap interval over {unit}, {how.resamples:,} draws, seed {SEED}"
 
 
 def _many(what: str, names: Sequence[object]) -> str:
@@ -302,13 +307,9 @@ def csv_text(rows: Iterable[ScoreRow]) -> str:
             + [text.replace(",", "") for text in (row.gallery, row.queries, row.valid)]
             + [row.ap, row.averaged_over, row.feature, sheet_cell(" ".join(row.splits)), sheet_cell(" ".join(row.test_splits))]
             + [" ".join(map(str, row.seeds)), row.runs, row.scoring.unit, row.scoring.confidence, row.scoring.resamples]
-            + ["" if v is None else f"{v:.6f}" for name in METRICS for v in _cells(row.values[name])]
+            + ["" if v is None else f"{v:.6f}" for name in METRICS for v in row.values[name].numbers]
         )
     return out.getvalue()
-
-
-def _cells(value: Mean) -> tuple[float | None, ...]:
-    return value.mean, value.std, *(value.interval or (None, None))
 
 
 def markdown_text(title: str, rows: Sequence[ScoreRow], notes: Iterable[str], first: Sequence[str] = ()) -> str:

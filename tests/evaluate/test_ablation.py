@@ -11,10 +11,11 @@ import re
 import pytest
 
 from evaluate import report
-from evaluate.report_page.ablation import cautions, compare, difference
+from evaluate.report_page.ablation import _differences, cautions, compare, difference, signed
 from evaluate.report_page.inputs import read_inputs
+from evaluate.report_page.summary import score_row
 from pipeline.base.errors import ConfigError, ScoreError
-from tests.evaluate.pages import ROWS, make, make_ablation, part, run
+from tests.evaluate.pages import ROWS, make, make_ablation, part, protocol, run, scored
 
 
 def compared(inputs):
@@ -28,8 +29,8 @@ def test_differences_are_paired_by_hand(tmp_path):
     lines = {line.stage: line for line in compared(make_ablation(tmp_path)).lines}
     student, baseline, silent = (lines[stage].differences for stage in ("student", "baseline", "silent"))
     assert [round(100 * x, 2) for x in (student["R1"].over.mean, student["R1"].over.std)] == [5.0, 4.58]
-    assert round(100 * student["mAP"].over.mean, 2) == 2.5 and student["R1"].points() == "+5.0 ± 4.6 ▲"
-    assert baseline["R1"].points() == "−2.3 ± 2.5" and silent["R1"].points() == "−7.7 ± 4.0 ▼"
+    assert round(100 * student["mAP"].over.mean, 2) == 2.5 and bare(student["R1"]) == "+5.0 ± 4.6 ▲"
+    assert bare(baseline["R1"]) == "−2.3 ± 2.5" and bare(silent["R1"]) == "−7.7 ± 4.0 ▼"
     assert lines["plain"].differences is None  # the reference
 
 
@@ -53,6 +54,33 @@ def test_pairing_is_what_makes_the_spread_small():
 def test_marks(values, base, sign, text):
     found = difference(values, base)
     assert (found.same_sign, found.points()) == (sign, text)
+
+
+def bare(found):
+    """Without the interval."""
+    return re.sub(r" \[.*\]", "", found.points())
+
+
+def test_the_interval_of_a_difference_is_paired_over_queries(tmp_path):
+    """Both answer nearly the same queries: what a draw gives to one it gives to the other, so the difference scatters far less than either."""
+    lines = {line.stage: line for line in compared(make_ablation(tmp_path)).lines}
+    low, high = lines["student"].differences["R1"].over.interval
+    own = lines["student"].score.values["R1"].interval
+    assert low < 0.05 < high and high - low < 0.6 * (own[1] - own[0])
+    assert lines["student"].differences["R1"].range == f"[{signed(low)}, {signed(high)}]"
+    assert lines["plain"].differences is None
+
+
+def test_a_difference_over_other_queries_is_refused(tmp_path):
+    inputs = make_ablation(tmp_path, seeds=(0,))
+    scored(tmp_path / "student-0", "frames only", {"market": protocol(0.6, valid=1839, queries=1980)})
+    with pytest.raises(ScoreError, match=r"'student' was scored with gallery .* 1,839/1,980"):
+        compared(inputs)
+    found = read_inputs(inputs)
+    runs = {stage: [run for run in found.runs if run.stage == stage] for stage in ("student", "plain")}
+    single = {stage: {name: [0.5] for name in ("R1", "mAP")} for stage in runs}
+    with pytest.raises(ScoreError, match=r"'student' and 'plain' were scored over other queries \(split 0, seed 0\)"):
+        _differences("student", "plain", single, runs, score_row(runs["plain"], "market"))
 
 
 def test_page_opens_with_the_table(tmp_path):
@@ -103,8 +131,10 @@ def test_markdown_and_csv(tmp_path):
     _, markdown, sheet = run(inputs)
     block = markdown.split("## Scores")[0]
     assert block.startswith("# dubtrack report\n\n## What does the &lt;voice> add?\n\nPercent, by market: gallery 9,330")
-    assert "| 3 | KD with &lt;voices> | frames; teacher: frames + a speaker per identity | frames only | 60.0 ± 4.0 |" in block
-    assert "| 2 | +2.5 ± 2.3 ▲ | +5.0 ± 4.6 ▲ |\n" in block and "| reference |  |  |\n" in block
+    start = "| 3 | KD with &lt;voices> | frames; teacher: frames + a speaker per identity | frames only | 60.0 ± 4.0 \\["
+    assert start in block and "| reference |  |  |\n" in block
+    assert re.search(r"\| 2 \| \+2\.5 ± 2\.3 \\\[\+2\.\d, \+\d\.\d\\\] ▲ \| \+5\.0 ± 4\.6 \\\[\+4\.\d, \+5\.\d\\\] ▲ \|\n", block)
+    assert "of differences query by query." in block and "Brackets are over queries" in block
     assert "confidence interval over people" in block and "25 % of cases by chance, and 3 rows are compared" in block
     assert "Δ: difference to row 2 in points." in block and "other persons and other cameras were not tried" in block
     assert "derived from the identity labels" in block and "no epoch was chosen by its test score" in block
@@ -123,10 +153,11 @@ def test_a_row_may_be_compared_with_another_than_the_reference(tmp_path):
     inputs = make_ablation(tmp_path, against={"baseline": "student"})
     lines = {line.stage: line for line in compared(inputs).lines}
     assert {stage: line.against for stage, line in lines.items()} == {"baseline": 3, "plain": None, "student": 2, "silent": 2}
-    assert lines["baseline"].differences["R1"].points() == "−7.3 ± 4.2 ▼" and lines["student"].differences["R1"].points() == "+5.0 ± 4.6 ▲"
+    assert bare(lines["baseline"].differences["R1"]) == "−7.3 ± 4.2 ▼" and bare(lines["student"].differences["R1"]) == "+5.0 ± 4.6 ▲"
     page, markdown, _ = run(inputs)
     told = "Δ: difference to row 2 in points; row 1: to row 3."
-    assert told in part(page, "ablation") and told in markdown and "| 3 | −3.7 ± 2.1 ▼ | −7.3 ± 4.2 ▼ |\n" in markdown
+    assert told in part(page, "ablation") and told in markdown
+    assert re.search(r"\| 3 \| −3\.7 ± 2\.1 \\\[[^|]*\] ▼ \| −7\.3 ± 4\.2 \\\[[^|]*\] ▼ \|\n", markdown)
     assert '<td class="n edge to">3</td><td class="n">−3.7 ' in page and 'title="below row 3 in all 3 pairs"' in page
     rows = csv.DictReader(io.StringIO((tmp_path / "report.ablation.csv").read_text()))
     assert [(row["stage"], row["difference_to_row"], row["R1_difference"]) for row in rows][:3] == [
@@ -138,7 +169,7 @@ def test_a_row_may_be_compared_with_another_than_the_reference(tmp_path):
 
 def test_the_reference_itself_may_be_compared(tmp_path):
     lines = {line.stage: line for line in compared(make_ablation(tmp_path, against={"plain": "baseline"})).lines}
-    assert lines["plain"].against == 1 and lines["plain"].differences["R1"].points() == "+2.3 ± 2.5"
+    assert lines["plain"].against == 1 and bare(lines["plain"].differences["R1"]) == "+2.3 ± 2.5"
 
 
 def test_rows_that_share_a_reference_are_said_to_move_together(tmp_path):

@@ -32,7 +32,6 @@ def test_small_case_by_hand():
     """Two queries, 0 and 1: a draw of two has mean 0, 1/2, 1 with chances 1/4, 1/2, 1/4; so the middle half is [0 or 1/2, 1/2 or 1]."""
     assert only([part([0.0, 1.0])], confidence=0.9) == (0.0, 1.0)
     assert only([part([0.0, 1.0])], resamples=5000, confidence=0.5)[0] in (0.0, 0.5)
-    assert only([part([0.25, 0.25])]) == (0.25, 0.25)
 
 
 def test_it_covers_the_truth_about_as_often_as_it_says():
@@ -87,6 +86,12 @@ def test_many_queries_are_drawn_in_pieces(monkeypatch):
     whole = only([part(values)], resamples=200)
     monkeypatch.setattr("evaluate.bootstrap._AT_ONCE", 300 * 7)
     assert only([part(values)], resamples=200) == pytest.approx(whole, abs=0.02)
+
+
+def test_no_certainty_where_all_queries_score_alike():
+    """Three of three right is not certain to be all; no interval is better than one of no width."""
+    assert only([part([1.0, 1.0, 1.0])]) is None and only([part([0.5])]) is None
+    assert only([part([1.0, 1.0, 0.0])]) is not None
 
 
 def test_nothing_where_nothing_is_defined_or_wanted():

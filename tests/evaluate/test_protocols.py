@@ -164,3 +164,33 @@ def test_full_size_golden(golden, mars, gallery):
         q = int(number)
         assert (query[q], hit.good[q], hit.first[q]) == (line["row"], line["good"], line["first"])
         assert (hit.ap[q], trapezoid.ap[q]) == (pytest.approx(line["ap_hit"], abs=1e-9), pytest.approx(line["ap_trapz"], abs=1e-9))
+
+
+@pytest.mark.parametrize(
+    ("name", "gallery", "of_golden", "mean_ap", "defines_inp"),
+    [
+        ("mars_torchreid", 9330, "queries_and_junk_removed", "mAP_hit", True),
+        ("mars_merged", 11310, "full_gallery", "mAP_hit", True),
+        ("mars_official", 12180, "full_gallery", "mAP_trapz", False),
+    ],
+)
+def test_full_size_golden_by_protocol(golden, mars, name, gallery, of_golden, mean_ap, defines_inp):
+    """The named protocols as users run them, with the golden file's distances in the place of vectors (which carry row numbers)."""
+    identity, query = mars.identity, mars.query
+    expected = json.loads((golden / "mars_info" / "protocol_golden.json").read_text())[of_golden]
+
+    def distances(queries, entries):
+        j = entries[:, 0].astype(np.int64)[None]
+        for rows in np.array_split(queries[:, 0].astype(np.int64), 8):
+            i = rows[:, None]
+            h = (7919 * i + j * (104729 + 31 * i)) % 1000003
+            yield np.where(identity[j] == identity[i], h + 0.5, 512.0 * h)
+
+    made = mars_subjects(mars, np.arange(len(identity), dtype=np.float32)[:, None])
+    outcome = apply(protocol_named(name), made, distances)
+    summary = outcome.summary
+    assert (outcome.gallery_size, summary.queries, summary.valid) == (gallery, expected["queries"], expected["valid"])
+    found = {f"rank{k}": summary.cmc[k - 1] for k in (1, 5, 10, 20)} | {mean_ap: summary.mean_ap}
+    found |= {"mINP": summary.mean_inp} if defines_inp else {}
+    assert found == {key: pytest.approx(expected[key], abs=1e-9) for key in found}
+    assert np.array_equal(outcome.query, query)

@@ -38,11 +38,12 @@ def test_every_number_says_what_it_is_of(tmp_path, capsys):
     out = printed(capsys, run(tmp_path))
     first, second, notes = out.strip().split("\n\n")
     assert first.startswith("set · mars_torchreid\n")
-    assert "gallery 9,330 · 1,840/1,980 queries valid · AP at hits · mean over valid queries · features: 8 values, as they are" in first
+    assert "gallery 9,330 · 1,840/1,980 queries valid · AP at hits · mean over valid queries\n" in first
+    assert "\n  single split (0), single seed (0) · features: 8 values, as they are, squared euclidean\n" in first
     assert "gallery 12,180 · 1,980/1,980 queries valid · trapezoid AP" in second
     row = first.splitlines()[-1]
-    assert re.search(r"m · student +frames only +62\.5 \[6\d\.\d, 6\d\.\d\]", row) and row.endswith("single split (0), single seed (0)")
-    assert "95 % bootstrap interval over queries, 100 draws, seed 0" in notes and "±" not in out
+    assert re.search(r"m · student +frames only +62\.5 \[6\d\.\d, 6\d\.\d\]", row)
+    assert notes == "Percent; [ ] 95 % bootstrap interval over queries, 100 draws, seed 0; no brackets where all queries score alike."
 
 
 def test_seeds_and_splits_are_averaged_and_counted(tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluate import report
 from pipeline.base import tables
+from pipeline.base.files import digest_file
 from tests.evaluate import pages
 from tests.torture.malicious import Attack, Trap
 

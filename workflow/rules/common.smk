@@ -65,6 +65,9 @@ def tell_of_disk(folder=Path.cwd()):
 
 atexit.register(tell_of_disk)
 
+TABLE = "python -m evaluate.table {input:q} 2>&1 | tee {log:q}"
+"""What `evaluate_...` targets do with the metrics.json that they ask for: print them."""
+
 
 watch(workflow, logger.warning)
 
@@ -508,7 +511,7 @@ def described(dataset, companion):
 def reported(one, split, seed, stage, wanted):
     """Entries of one trained stage in a report: its own, then one for each split of each data set that it is tested on besides.
 
-    `folder` is that of the training, with its log; `scores` may lie below it.
+    `folder` holds the scores; the training log lies in that of the stage's own entry, which comes first.
     """
     chosen = SETTINGS.methods[one.method].stages[stage]
     folder = run_folder(one.method, one.dataset, split, seed, stage)
@@ -528,9 +531,8 @@ def reported(one, split, seed, stage, wanted):
             "stage": stage,
             "test_dataset": test_dataset,
             "test_split": test_split,
-            "folder": folder,
+            "folder": place,
             "scored": scored,
-            "scores": f"{place}/metrics.json" if scored else None,
         }
         for test_dataset, test_split, place, scored in tested
     ]
@@ -589,8 +591,13 @@ def report_files(ablation=""):
     inputs = report_inputs(ablation)
     files = []
     for run in inputs["runs"]:
-        files += [f"{run['folder']}/metrics.jsonl"]
-        files += [run["scores"]] if run["scored"] else []
+        names = [run[name] for name in ("method", "dataset", "split", "seed", "stage")]
+        files += [f"{run_folder(*names)}/metrics.jsonl"]
+        if run["scored"]:
+            files += [
+                f"{run['folder']}/metrics.json",
+                f"{run['folder']}/queries.parquet",
+            ]
     for parts in inputs["datasets"].values():
         files += [
             parts["tracklets"],
