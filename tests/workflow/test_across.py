@@ -44,7 +44,7 @@ def test_scores_name_both_data_sets_and_can_be_followed_back(across):
 def test_the_other_data_set_needs_no_voices_and_a_second_run_does_nothing(across):
     assert sorted(path.name for path in (across / "results/shards").iterdir()) == ["demo-audio", "demo_prid2011-none"]
     assert sorted(path.name for path in (across / "results/features/demo_prid2011").iterdir()) == ["frames"]
-    assert "Nothing to be done" in snakemake(across, "--dry-run", "--configfile", TINY, "--", TARGET).stdout
+    assert jobs(snakemake(across, "--dry-run", "--configfile", TINY, "--", TARGET).stdout) == {TARGET: 1}  # prints its table, makes nothing
     setting = "methods={dubbernet_demo: {stages: {student: {epochs: 2}}}}"  # negative control
     counted = jobs(snakemake(across, "--dry-run", "--configfile", TINY, "--config", setting, "--", TARGET).stdout)
     assert (counted["fit"], counted["embed_across"], counted["score_across"]) == (1, 1, 1) and "pack_shard" not in counted
@@ -65,16 +65,16 @@ def test_the_report_shows_them_beside_the_runs_own(across):
     assert done.returncode == 0, done.stdout[-6000:]
     assert (across / SCORES).read_bytes() == before
     runs = json.loads((across / "results/report/inputs.json").read_text())["runs"]
-    scored = [(run["stage"], run["test_dataset"], run["test_split"], run["scores"]) for run in runs]
+    scored = [(run["stage"], run["test_dataset"], run["test_split"], run["folder"], run["scored"]) for run in runs]
     folder = RUN.removesuffix("/student")
     assert scored == [
         row
         for stage in stages
         for row in (
-            (stage, "demo", "official", f"{folder}/{stage}/metrics.json"),
-            (stage, "demo_prid2011", "0", f"{folder}/{stage}/on/demo_prid2011-0/metrics.json"),
+            (stage, "demo", "official", f"{folder}/{stage}", True),
+            (stage, "demo_prid2011", "0", f"{folder}/{stage}/on/demo_prid2011-0", True),
         )
-    ] + [("teacher", "demo", "official", None)]
+    ] + [("teacher", "demo", "official", f"{folder}/teacher", False)]
     with open(across / "results/report/scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["protocol"] for row in rows} > {"two_camera", "mars_torchreid"}
