@@ -105,7 +105,7 @@ rule legacy_eval_demo:
     conda:
         "environment.yml"
     shell:
-        "python -m evaluate.legacy_eval --embeddings {input.embeddings} --config {input.config} --tracklets {input.tracklets} 2>&1 | tee {log}"
+        LEGACY
 
 
 rule evaluate_student_demo_on_demo_ilidsvid:
@@ -209,7 +209,7 @@ rule legacy_eval_mars:
     conda:
         "environment.yml"
     shell:
-        "python -m evaluate.legacy_eval --embeddings {input.embeddings} --config {input.config} --tracklets {input.tracklets} 2>&1 | tee {log}"
+        LEGACY
 
 
 rule evaluate_student_mars_on_ilidsvid:

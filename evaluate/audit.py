@@ -4,8 +4,7 @@ In:      EMBEDDINGS and config.json of a run; of MARS also TRACKLETS; numbers th
 Out:     standard output: the protocol, its numbers, and per variant of `evaluate.variants` its numbers, the difference and the cause.
 Source:  promise R10; specs/datasets.md section 1.3 (name protocol, gallery, valid of all queries); specs/dubbernet.md section 7.3.
 
-An explanation of differences, not a score: only the first row is one to report. The variants know plain features only: vectors as they
-are, squared Euclidean distances, no re-ranking.
+An explanation of differences, not a score: only the first row is one to report. Nothing is re-ranked here.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from evaluate.legacy_eval import tracklet_lengths
 from evaluate.protocols import Outcome, apply, protocol_named
 from evaluate.report_page.summary import AP_NAMES, ORACLE, UNDEFINED, markdown_table
-from evaluate.score import check_origin, seen, subjects_of
+from evaluate.score import check_origin, normalised, seen, subjects_of
 from evaluate.variants import METRICS, VARIANTS, Case, Printed, Variant, case_of, ours
 from pipeline.base import cli, tables
 from pipeline.base.build import build
@@ -137,13 +136,13 @@ def _found(agreeing: Sequence[str], looked_for: Sequence[Wanted]) -> str:
     return f"Printed were {printed}: {', '.join(f'`{name}`' for name in agreeing)} would print them on these features. {NO_PROOF}"
 
 
-def about(outcome: Outcome, saw: str) -> str:
+def about(outcome: Outcome, saw: str, normalise: bool = False) -> str:
     """Protocol, gallery, valid of all queries, AP, and what the network saw, in one line."""
     protocol, summary = outcome.protocol, outcome.summary
     return (
         f"Protocol `{protocol.name}`: gallery of {outcome.gallery_size} ({protocol.gallery_definition}); {summary.valid} of {summary.queries} "
-        f"queries valid; {AP_NAMES[protocol.ap]}; mean over {protocol.averaged_over} queries; vectors as they are, squared Euclidean "
-        f"distance. The network saw: {saw}."
+        f"queries valid; {AP_NAMES[protocol.ap]}; mean over {protocol.averaged_over} queries; vectors {'of length 1' if normalise else 'as they are'}, "
+        f"squared Euclidean distance. The network saw: {saw}."
     )
 
 
@@ -159,20 +158,21 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--config", required=True, help="config.json of the run")
     arguments.add_argument("--tracklets", help="TRACKLETS table of MARS, for the one variant that needs lengths")
     arguments.add_argument("--protocol", default="market", help="name in evaluate/protocols.py (default: market)")
+    arguments.add_argument("--normalise", action="store_true", help="scale vectors to length 1 first, as scoring.normalise does")
     arguments.add_argument("--printed", nargs="+", default=[], metavar="R1=97.0", help="numbers that somebody printed, in percent")
     args = arguments.parse_args(argv)
     protocol, looked_for = protocol_named(args.protocol), wanted(args.printed)
     run = build(RunConfig, read_json(args.config), args.config)
     meta, embeddings = tables.read_meta(args.embeddings), tables.read(args.embeddings, tables.EMBEDDINGS)
     check_origin(meta, run)
-    subjects = subjects_of(embeddings)
+    subjects = normalised(subjects_of(embeddings)) if args.normalise else subjects_of(embeddings)
     saw = words(embeddings.column("modality")[0].as_py(), meta)
     frames = None
     if args.tracklets:
         tracklets = tables.read(args.tracklets, tables.TRACKLETS, ["tracklet", "frames"])
         frames = tracklet_lengths(tracklets, tables.read_meta(args.tracklets), subjects.tracklet, args.tracklets)
     outcome = apply(protocol, subjects)
-    print(f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}\n\n{about(outcome, saw)}\n")
+    print(f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}\n\n{about(outcome, saw, args.normalise)}\n")
     print(audit(case_of(protocol, subjects, frames), outcome, saw, looked_for))
 
 

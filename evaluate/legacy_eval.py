@@ -30,7 +30,7 @@ from evaluate.distance import squared_distances
 from evaluate.protocols import CMC_RANKS, Subjects, apply, protocol_named
 from evaluate.report_page.summary import AP_NAMES, ORACLE, Mean, markdown_table
 from evaluate.retrieval import AveragePrecision, Summary, retrieve, same_identity, summarise
-from evaluate.score import check_origin, seen, subjects_of
+from evaluate.score import check_origin, normalised, seen, subjects_of
 from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
 from pipeline.base.code import SCORING
@@ -248,7 +248,7 @@ HEAD = (
     "true positives removed",
 )
 NOTE = (
-    "Percent. Features (as embedded, not normalised) and distances are the same in all rows; gallery, queries, AP and cameras are not, so no two "
+    "Percent. Features ({feature}) and distances are the same in all rows; gallery, queries, AP and cameras are not, so no two "
     "rows may be compared as if one were better. The last row is our reconstruction of the released evaluator, with 6 frames in a clip and at "
     "most 41 clips of a tracklet; it explains a difference between published numbers and is no score to report. docs/protocols.md takes "
     "the rows apart."
@@ -331,11 +331,17 @@ def numbers(result: Result) -> dict[str, Any]:
     }
 
 
-def compare(embeddings: str, config: str, tracklets: str) -> tuple[str, dict[str, Any]]:
+def note(normalise: bool) -> str:
+    """What a reader of the tables has to know."""
+    return NOTE.format(feature="scaled to length 1" if normalise else "as embedded, not normalised")
+
+
+def compare(embeddings: str, config: str, tracklets: str, normalise: bool = False) -> tuple[str, dict[str, Any]]:
     """One run's four results.
 
     Args:
         embeddings, config, tracklets: files of the run.
+        normalise: as the setting scoring.normalise.
 
     Returns:
         Heading and table in Markdown; the run as JSON has it.
@@ -346,7 +352,7 @@ def compare(embeddings: str, config: str, tracklets: str) -> tuple[str, dict[str
     run = build(RunConfig, read_json(config), config)
     meta, table = tables.read_meta(embeddings), tables.read(embeddings, tables.EMBEDDINGS)
     check_origin(meta, run)
-    subjects = subjects_of(table)
+    subjects = normalised(subjects_of(table)) if normalise else subjects_of(table)
     known = tables.read(tracklets, tables.TRACKLETS, ["tracklet", "frames"])
     frames = tracklet_lengths(known, tables.read_meta(tracklets), subjects.tracklet, tracklets)
     saw = seen(table.column("modality")[0].as_py(), meta)
@@ -362,7 +368,7 @@ def compare(embeddings: str, config: str, tracklets: str) -> tuple[str, dict[str
         **about,
         "modality": saw,
         "oracle": bool(meta.get("oracle", False)),
-        "feature": {"dim": subjects.vector.shape[1], "normalised": False, "distance": "squared euclidean"},
+        "feature": {"dim": subjects.vector.shape[1], "normalised": normalise, "distance": "squared euclidean"},
         "results": [numbers(result) for result in found],
         origin.FROM: origin.made_from(config=config, embeddings=embeddings, tracklets=tracklets),
     }
@@ -373,15 +379,16 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--embeddings", required=True, nargs="+", metavar="FILE", help="EMBEDDINGS table of each run")
     arguments.add_argument("--config", required=True, nargs="+", metavar="FILE", help="config.json of each run, in the same order")
     arguments.add_argument("--tracklets", required=True, help="TRACKLETS table of the data set, which is MARS")
+    arguments.add_argument("--normalise", action="store_true", help="scale vectors to length 1 first, as scoring.normalise does")
     arguments.add_argument("--out", help="JSON file to write, with every number of the tables and what it is a number of")
     args = arguments.parse_args(argv)
     if len(args.embeddings) != len(args.config):
         raise ScoreError(f"{len(args.embeddings)} files after --embeddings and {len(args.config)} after --config: give one of each per run")
-    made = [compare(*files, args.tracklets) for files in zip(args.embeddings, args.config, strict=True)]
-    print("\n\n".join([*(text for text, _ in made), NOTE]))
+    made = [compare(*files, args.tracklets, args.normalise) for files in zip(args.embeddings, args.config, strict=True)]
+    print("\n\n".join([*(text for text, _ in made), note(args.normalise)]))
     if args.out:
         code = origin.code_of("evaluate/legacy_eval.py", *SCORING)
-        origin.write_sealed(args.out, {"runs": [run for _, run in made], "note": NOTE, origin.CODE: code})
+        origin.write_sealed(args.out, {"runs": [run for _, run in made], "note": note(args.normalise), origin.CODE: code})
 
 
 if __name__ == "__main__":

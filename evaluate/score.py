@@ -246,7 +246,12 @@ def metrics(
         "trained_on": run.companion,
         "companion": meta.get("companion"),
         "heard": None if meta.get("heard") is None else {"tracklets": embeddings.num_rows, "with_sound": meta["heard"]},
-        "feature": {"dim": subjects.vector.shape[1], "normalised": how.normalise, "distance": "squared euclidean"},
+        "feature": {
+            "dim": subjects.vector.shape[1],
+            "normalised": how.normalise,
+            "distance": "squared euclidean",
+            "camera_embedding": meta.get("camera_embedding"),
+        },
         "scoring": {**plain(how), "seed": SEED},
         "headline": protocols[0],
         **numbers,

@@ -67,7 +67,7 @@ ACROSS = "A → B: trained on A, tested on the test half of B, none of which was
 
 
 def score_tables(rows: Sequence[ScoreRow]) -> Html:
-    """One table per data set: stages down, protocols side by side."""
+    """One table per data set: stages down, protocols one below the other."""
     lead = " ".join([LEAD, *([BRACKETS] if any(row.interval_words for row in rows) else [])])
     if any(row.trained_on != row.tested_on for row in rows):
         lead = f"{lead} {ACROSS}"
@@ -95,55 +95,51 @@ def _tables(rows: Sequence[ScoreRow]) -> list[Child]:
     for dataset in dict.fromkeys(row.dataset for row in rows):
         mine = [row for row in rows if row.dataset == dataset]
         protocols = list(dict.fromkeys(row.protocol for row in mine))
-        brackets = dict.fromkeys(row.interval_words for row in mine if row.interval_words)
-        parts += [el("h3", dataset), _score_table(mine, protocols)]
-        parts += [
-            el("p", f"{line} · features: {', '.join(dict.fromkeys(row.feature for row in mine))}", class_="rule") for line in brackets
-        ]
+        notes = list(dict.fromkeys(row.interval_words for row in mine if row.interval_words))
+        notes += ["none where all queries score alike"] if notes else []
+        notes += [f"features: {feature}" for feature in dict.fromkeys(row.feature for row in mine)]
+        parts += [el("h3", dataset), _score_table(mine, protocols), el("p", " · ".join(notes), class_="rule")]
         parts.append(_protocol_notes(mine, protocols))
     return parts
 
 
 def _score_table(rows: Sequence[ScoreRow], protocols: Sequence[str]) -> Html:
-    stages = dict.fromkeys((row.method, row.stage) for row in rows)
-    of = {(row.method, row.stage, row.protocol): row for row in rows}
-    shown = {p: [m for m in METRICS if any(r.values[m].mean is not None for r in rows if r.protocol == p)] for p in protocols}
-    example = {p: next(row for row in rows if row.protocol == p) for p in protocols}
-    top = el(
-        "tr",
-        el("th", "Network", rowspan=2, scope="col"),
-        [
-            el("th", el("b", p), el("small", example[p].rule), colspan=max(1, len(shown[p])), class_="group", scope="colgroup")
-            for p in protocols
-        ],
-    )
-    second = el("tr", [el("th", name, class_=_edge("n", i), scope="col") for p in protocols for i, name in enumerate(shown[p])])
-    body = []
-    for method, stage in stages:
-        any_row = next(of[method, stage, p] for p in protocols if (method, stage, p) in of)
-        cells: list[Html] = []
-        for p in protocols:
-            row = of.get((method, stage, p))
-            cells += [el("td", score_cell(row, name), class_=_edge("n", i)) for i, name in enumerate(shown[p])]
-        label = [
-            el("b", stage),
-            " ",
-            oracle_mark() if any_row.oracle else None,
-            el("small", f"{method} · {any_row.modality}"),
-            el("small", any_row.sample),
-        ]
-        body.append(el("tr", el("th", label, scope="row"), cells))
-    return el("div", el("table", el("thead", top, second), el("tbody", body), class_="scores"), class_="scroll", tabindex=0)
+    """Protocols one below the other, each under a line that says what its numbers are of."""
+    shown = [name for name in METRICS if any(row.values[name].mean is not None for row in rows)]
+    top = el("tr", el("th", "Network", scope="col"), [el("th", name, class_=_edge("n", i), scope="col") for i, name in enumerate(shown)])
+    bodies = []
+    for protocol in protocols:
+        mine = [row for row in rows if row.protocol == protocol]
+        same = len({(row.rule, row.sample) for row in mine}) == 1
+        said = [mine[0].rule, mine[0].sample] if same else []
+        about = el("th", el("b", protocol), el("small", " · ".join(said)) if said else None, colspan=1 + len(shown), scope="rowgroup")
+        bodies.append(el("tbody", el("tr", about, class_="group"), [_score_line(row, shown, not same) for row in mine]))
+    return el("div", el("table", el("thead", top), bodies, class_="scores"), class_="scroll", tabindex=0)
+
+
+def _score_line(row: ScoreRow, shown: Sequence[str], alone: bool) -> Html:
+    """One network by one protocol.
+
+    Args:
+        alone: its rule and sample are not said above.
+    """
+    label = [
+        el("b", row.stage),
+        " ",
+        oracle_mark() if row.oracle else None,
+        el("small", f"{row.method} · {row.modality}"),
+        el("small", f"{row.rule} · {row.sample}") if alone else None,
+    ]
+    cells = [el("td", score_cell(row, name), class_=_edge("n", i)) for i, name in enumerate(shown)]
+    return el("tr", el("th", label, scope="row"), cells)
 
 
 def _edge(name: str, i: int) -> str:
     return name if i else f"{name} edge"
 
 
-def score_cell(row: ScoreRow | None, name: str) -> Child:
-    """Mean in percent with its standard deviation, if any."""
-    if row is None:
-        return UNDEFINED
+def score_cell(row: ScoreRow, name: str) -> Child:
+    """Mean in percent with its standard deviation and its interval, if any."""
     value = row.values[name]
     spread = el("small", f"± {100 * value.std:.1f}") if value.std is not None else None
     return [value.percent(with_std=False), " ", spread, el("small", value.range, class_="range") if value.interval else None]

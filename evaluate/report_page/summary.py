@@ -237,7 +237,8 @@ def _intervals(runs: Sequence[Run], protocol: str, ranking: str, averaged_over: 
 
 
 def _feature(feature: Mapping[str, Any]) -> str:
-    return f"{feature['dim']} values, {'length 1' if feature['normalised'] else 'as they are'}, {feature['distance']}"
+    cameras = f", camera embedding: {feature['camera_embedding']}" if feature.get("camera_embedding") else ""
+    return f"{feature['dim']} values, {'length 1' if feature['normalised'] else 'as they are'}, {feature['distance']}{cameras}"
 
 
 def _seen(metrics: dict[str, Any]) -> str:

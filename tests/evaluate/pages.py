@@ -37,22 +37,23 @@ def protocol(r1, ap="hit", **more):
     }
 
 
-def scored(folder: Path, modality: str, protocols: dict, ranked=()) -> None:
+def scored(folder: Path, modality: str, protocols: dict, ranked=(), reranked=None) -> None:
     """metrics.json and QUERIES of one run; of each protocol's valid queries as many are answered at rank 1 as its R1 says, all others at 2."""
     rows = []
-    for name, numbers in protocols.items():
+    kinds = [("distance", *item) for item in protocols.items()] + [("reranked", *item) for item in (reranked or {}).items()]
+    for ranking, name, numbers in kinds:
         answered = round(numbers["R1"] * numbers["valid"])
         for i in range(numbers["queries"]):
             valid, first = i < numbers["valid"], 1 if i < answered else 2
             ap = {"ap": (0.5 if i < answered else 0.0) if valid else None, "inp": None}
             place = {"good": int(valid), "removed": 0, "first": first if valid else 0, **ap}
-            rows.append({"ranking": "distance", "protocol": name, "query": f"q{i:04d}", "identity": f"{i // 4:04d}", "camera": 0, **place})
+            rows.append({"ranking": ranking, "protocol": name, "query": f"q{i:04d}", "identity": f"{i // 4:04d}", "camera": 0, **place})
     tables.write_rows(folder / "queries.parquet", rows, tables.QUERIES)
     metrics = {
         "modality": modality,
         "oracle": "oracle" in modality,
         "protocols": protocols,
-        "reranked": None,
+        "reranked": reranked,
         "ranked": list(ranked),
         "feature": {"dim": 8, "normalised": False, "distance": "squared euclidean"},
         "scoring": {**plain(ScoringConfig(resamples=100)), "seed": 0},

@@ -26,7 +26,7 @@ from evaluate.report_page.page import words
 from evaluate.report_page.summary import headline_rows, kept_words, markdown_cell, score_rows, sheet_cell
 from pipeline.base import pictures, tables
 from pipeline.base.errors import ConfigError, UserError
-from tests.evaluate.pages import make, part, run
+from tests.evaluate.pages import make, part, protocol, run, scored
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://evil.example/x onerror=alert(2)>"
 
@@ -68,6 +68,51 @@ def test_mean_and_std_over_splits(tmp_path):
     """R1 of 50 % and 70 %: mean 60, sample standard deviation 14.1."""
     page, markdown, _ = run(make(tmp_path, splits=("0", "1"), r1=(0.5, 0.7)))
     assert "60.0 ± 14.1" in markdown and "mean ± std of 2 runs: 2 splits (0, 1), single seed (0)" in page and "single split" not in page
+
+
+def test_reranked_numbers_have_a_section_of_their_own(tmp_path):
+    inputs = make(tmp_path)
+    assert 'id="reranked"' not in run(inputs)[0]
+    scored(tmp_path / "0-student", "frames only", {"market": protocol(0.5)}, reranked={"market": protocol(0.875)})
+    page, markdown, sheet = run(inputs)
+    assert "87.5" in part(page, "reranked") and "87.5" not in part(page, "scores") + page.split("<nav")[0]  # nor in a tile
+    assert "k1 20, k2 6" in part(page, "reranked")
+    assert [line.endswith("| re-ranked distance |") for line in markdown.splitlines() if "| market |" in line] == [False, True]
+    assert [(r["ranking"], r["R1"]) for r in csv.DictReader(io.StringIO(sheet))] == [("distance", "0.500000"), ("reranked", "0.875000")]
+
+
+def test_brackets_are_explained_where_there_are_any(tmp_path):
+    inputs = make(tmp_path)
+    page = run(inputs)[0]
+    assert "[ ] 95 % bootstrap interval over queries, 100 draws, seed 0" in part(page, "scores") and "Brackets say" in page
+    file = tmp_path / "0-student" / "metrics.json"
+    value = json.loads(file.read_text())
+    value["scoring"]["resamples"] = 0
+    file.write_text(json.dumps(value))
+    page, _, sheet = run(inputs)
+    assert "features: 8 values, as they are" in part(page, "scores")
+    assert "bootstrap" not in page
+    assert {(r["R1_low"], r["R1_high"]) for r in csv.DictReader(io.StringIO(sheet))} == {("", "")}
+
+
+def test_another_test_set_is_named_and_makes_no_headline(tmp_path):
+    inputs = make(tmp_path)
+    value = json.loads(inputs.read_text())
+    student = value["runs"][1]
+    for name in ("0", "7"):
+        there = Path(student["folder"]) / "on" / f"other-{name}"
+        there.mkdir(parents=True)
+        scored(there, "frames only", {"two_camera": protocol(0.3 if name == "0" else 0.425, gallery=89, valid=80, queries=80)})
+        value["runs"].append({**student, "test_dataset": "other", "test_split": name})
+    inputs.write_text(json.dumps(value))
+    page, markdown, sheet = run(inputs)
+    assert "<h3>set → other</h3>" in part(page, "scores") and "A → B: trained on A" in part(page, "scores")
+    assert "36.2" in part(page, "scores") and "36.2" not in page.split("<nav")[0]
+    assert "mean ± std of 2 runs: split (0), single seed (0), tested on 2 splits (0, 7)" in page
+    last = list(csv.DictReader(io.StringIO(sheet)))[-1]
+    assert (last["dataset"], last["trained_on"], last["splits"], last["test_splits"], last["runs"]) == ("other", "set", "0", "0 7", "2")
+    assert part(page, "training").count("<h3>") == 2  # trained once: its curves are shown once
+    assert "2 trainings" in page and "| set → other |" in markdown
 
 
 def test_oracle_is_said_wherever_the_number_is(tmp_path):

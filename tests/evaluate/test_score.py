@@ -10,7 +10,7 @@ import pytest
 from evaluate import score
 from pipeline.base import tables
 from pipeline.base.build import plain
-from pipeline.base.config import MethodConfig, RunConfig, ScoringConfig, StageConfig
+from pipeline.base.config import MethodConfig, RerankConfig, RunConfig, ScoringConfig, StageConfig
 from pipeline.base.errors import ScoreError, UserError
 
 STAGE = StageConfig(network="dubbernet_student")
@@ -196,3 +196,26 @@ def test_each_query_is_written_down():
     assert (two["good"], two["removed"], two["first"], two["ap"], two["inp"]) == (0, 1, 0, None, None)
     assert found["mars_official", "q1"]["inp"] is None  # not defined by that protocol
     assert table.column("ranking").unique().to_pylist() == ["distance"]
+
+
+def many(count=90):
+    random = np.random.default_rng(3)
+    centre = random.normal(size=(9, 4))
+    return [
+        row(f"t{i:03d}", "query" if i < 18 else "gallery", str(i % 9), i // 9 % 3, (centre[i % 9] + random.normal(size=4)).tolist())
+        for i in range(count)
+    ]
+
+
+def test_reranked_scores_stand_apart_and_change_no_other():
+    plainly = score.metrics(made(many()), {}, RUN, ["market", "mars_merged"], ScoringConfig(resamples=100))
+    how = ScoringConfig(resamples=100, rerank=RerankConfig(on=True, k1=8, k2=3))
+    out, table = score.metrics(made(many()), {}, RUN, ["market", "mars_merged"], how)
+    assert plainly[0]["reranked"] is None and out["protocols"] == plainly[0]["protocols"] and out["ranked"] == plainly[0]["ranked"]
+    assert list(out["reranked"]) == ["market"]  # a gallery that holds the queries is not re-ranked
+    assert out["reranked"]["market"]["mAP"] != out["protocols"]["market"]["mAP"]
+    assert out["reranked"]["market"]["gallery"] == out["protocols"]["market"]["gallery"]
+    kinds = {(r["ranking"], r["protocol"]) for r in table.to_pylist()}
+    assert kinds == {("distance", "market"), ("distance", "mars_merged"), ("reranked", "market")}
+    means = [r["ap"] for r in table.to_pylist() if r["ranking"] == "reranked" and r["ap"] is not None]
+    assert np.mean(means) == pytest.approx(out["reranked"]["market"]["mAP"], abs=1e-12)

@@ -14,7 +14,7 @@ from pipeline.base.build import plain
 from pipeline.base.errors import ScoreError, UserError
 from pipeline.base.seeds import rng
 from tests.evaluate.pages import protocol, scored
-from tests.evaluate.test_score import RUN, row
+from tests.evaluate.test_score import RUN, many, row
 
 
 def run(folder, stage="student", split="0", seed=0, r1=0.625, oracle=False, test=None, **more):
@@ -110,3 +110,15 @@ def test_one_run_has_the_intervals_of_its_metrics(tmp_path, capsys):
                 low, high = numbers["intervals"][name]
                 assert low <= numbers[name] <= high and f"{100 * numbers[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in out
         assert "90 % bootstrap interval over " + ("queries," if unit == "query" else "identities with all their queries,") in out
+
+
+def test_what_was_reranked_comes_last_and_says_so(tmp_path, capsys):
+    tables.write_rows(tmp_path / "e.parquet", many(), tables.EMBEDDINGS)
+    (tmp_path / "config.json").write_text(json.dumps(plain(RUN)))
+    files = [f"--embeddings={tmp_path / 'e.parquet'}", f"--config={tmp_path / 'config.json'}", f"--queries={tmp_path / 'queries.parquet'}"]
+    how = json.dumps({"rerank": {"on": True, "k1": 8, "k2": 3}})
+    score.main([str(tmp_path / "metrics.json"), *files, "--protocols", "market", "mars_merged", f"--scoring={how}"])
+    blocks = printed(capsys, str(tmp_path / "metrics.json")).split("\n\n")
+    heads = [block.splitlines()[0] for block in blocks]
+    assert heads[:3] == ["d · market", "d · mars_merged", "d · market · RE-RANKED (k1 8, k2 3, weight 0.3), no headline"]
+    assert blocks[0].splitlines()[-1] != blocks[2].splitlines()[-1]

@@ -67,6 +67,12 @@ atexit.register(tell_of_disk)
 
 TABLE = "python -m evaluate.table {input:q} 2>&1 | tee {log:q}"
 """What `evaluate_...` targets do with the metrics.json that they ask for: print them."""
+LEGACY = (
+    "python -m evaluate.legacy_eval --embeddings {input.embeddings:q} --config {input.config:q} --tracklets {input.tracklets:q}"
+    + (" --normalise" if SETTINGS.scoring.normalise else "")
+    + " 2>&1 | tee {log:q}"
+)
+"""What `legacy_eval_...` targets do."""
 
 
 watch(workflow, logger.warning)
