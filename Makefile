@@ -57,8 +57,9 @@ lock: setup  ## Remake requirements*.txt from their direct lists
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links -c requirements.txt -o requirements-cluster.txt requirements-cluster-direct.txt
 
-docs: setup  ## Remake the parts of README.md that are made from code
+docs: setup  ## Remake the parts of README.md and docs/ that are made from code
 	$(BIN)/python -m tests.readme
+	$(BIN)/python -m tests.evaluate.zoo_page
 
 schema: setup  ## Remake workflow/schemas from pipeline/base/config.py
 	$(BIN)/python -m pipeline.make_schema workflow/schemas/config.schema.json

@@ -9,6 +9,7 @@ import pytest
 
 from evaluate import audit
 from evaluate.protocols import PROTOCOLS, apply
+from evaluate.score import normalised
 from evaluate.variants import METRICS, VARIANTS, case_of, ours
 from pipeline.base import cli, tables
 from pipeline.base.build import plain
@@ -106,6 +107,14 @@ def test_printed_numbers_are_found(tmp_path, capsys, name):
     printed = capsys.readouterr().out
     assert {found for found, line in rows_of(printed).items() if line["the printed numbers"] == "agrees"} == {name}
     assert f"R1 {row['R1']}" in printed and f": `{name}` would print them on these features." in printed and audit.NO_PROOF in printed
+
+
+def test_vectors_of_length_1(tmp_path, capsys):
+    audit.main([*command(tmp_path), "--normalise"])
+    printed = capsys.readouterr().out
+    right = ours(apply(RIGHT, normalised(scene())))
+    assert [rows_of(printed)[audit.SOUND][name] for name in METRICS] == [f"{100 * right.values[name]:.1f}" for name in METRICS]
+    assert "vectors of length 1, squared Euclidean" in printed and right.values != ours(apply(RIGHT, scene())).values
 
 
 def test_no_row_agrees(tmp_path, capsys):

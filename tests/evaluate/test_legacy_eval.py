@@ -152,6 +152,14 @@ def test_the_file_has_every_number_and_what_it_is_one_of(tmp_path, capsys):
     assert json.loads((tmp_path / "c.json").read_text())["runs"][0]["results"] != made["runs"][0]["results"]
 
 
+def test_vectors_of_length_1_where_asked_for(tmp_path, capsys):
+    """t0 stands at 0, which has no direction."""
+    legacy_eval.main(command(tmp_path))
+    assert "as embedded, not normalised" in capsys.readouterr().out and "scaled to length 1" in legacy_eval.note(True)
+    with pytest.raises(ScoreError, match="the vector of t0 is 0, so it cannot be scaled"):
+        legacy_eval.main([*command(tmp_path), "--normalise"])
+
+
 def test_another_test_set_is_named(tmp_path, capsys):
     out = f"--out={tmp_path / 'out.json'}"
     for meta, named, title in (
