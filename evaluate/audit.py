@@ -10,13 +10,13 @@ An explanation of differences, not a score: only the first row is one to report.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluate.legacy_eval import tracklet_lengths
 from evaluate.protocols import Outcome, apply, protocol_named
-from evaluate.report_page.summary import AP_NAMES, ORACLE, UNDEFINED, markdown_table
-from evaluate.score import check_origin, normalised, seen, subjects_of
+from evaluate.report_page.summary import AP_NAMES, UNDEFINED, markdown_table
+from evaluate.score import check_origin, normalised, subjects_of, what_it_saw
 from evaluate.variants import METRICS, VARIANTS, Case, Printed, Variant, case_of, ours
 from pipeline.base import cli, tables
 from pipeline.base.build import build
@@ -146,12 +146,6 @@ def about(outcome: Outcome, saw: str, normalise: bool = False) -> str:
     )
 
 
-def words(modality: str, meta: Mapping[str, object]) -> str:
-    """What the network saw; whoever wrote the table, the word oracle goes wherever a number goes."""
-    saw = seen(modality, meta)
-    return f"{ORACLE} {saw}" if meta.get("oracle") and ORACLE not in saw else saw
-
-
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("--embeddings", required=True, help="EMBEDDINGS table")
@@ -166,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     meta, embeddings = tables.read_meta(args.embeddings), tables.read(args.embeddings, tables.EMBEDDINGS)
     check_origin(meta, run)
     subjects = normalised(subjects_of(embeddings)) if args.normalise else subjects_of(embeddings)
-    saw = words(embeddings.column("modality")[0].as_py(), meta)
+    saw = what_it_saw(embeddings, meta)
     frames = None
     if args.tracklets:
         tracklets = tables.read(args.tracklets, tables.TRACKLETS, ["tracklet", "frames"])

@@ -28,9 +28,9 @@ import pyarrow.compute as pc
 
 from evaluate.distance import squared_distances
 from evaluate.protocols import CMC_RANKS, Subjects, apply, protocol_named
-from evaluate.report_page.summary import AP_NAMES, ORACLE, Mean, markdown_table
+from evaluate.report_page.summary import AP_NAMES, Mean, markdown_table
 from evaluate.retrieval import AveragePrecision, Summary, retrieve, same_identity, summarise
-from evaluate.score import check_origin, normalised, seen, subjects_of
+from evaluate.score import check_origin, normalised, subjects_of, what_it_saw
 from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
 from pipeline.base.code import SCORING
@@ -355,9 +355,7 @@ def compare(embeddings: str, config: str, tracklets: str, normalise: bool = Fals
     subjects = normalised(subjects_of(table)) if normalise else subjects_of(table)
     known = tables.read(tracklets, tables.TRACKLETS, ["tracklet", "frames"])
     frames = tracklet_lengths(known, tables.read_meta(tracklets), subjects.tracklet, tracklets)
-    saw = seen(table.column("modality")[0].as_py(), meta)
-    if meta.get("oracle") and ORACLE not in saw:
-        saw = f"{ORACLE} {saw}"  # whoever wrote the table: the word goes wherever the number goes
+    saw = what_it_saw(table, meta)
     found = results(subjects, frames)
     about = {name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")}
     about |= {f"test_{name}": meta.get(f"test_{name}", about[name]) for name in ("dataset", "split")}

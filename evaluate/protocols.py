@@ -167,6 +167,13 @@ def apply(protocol: Protocol, subjects: Subjects, distances: Distances = squared
     if len(strangers):
         name = subjects.tracklet[strangers[0]]
         raise ScoreError(f"{protocol.name}: query {name} is a {subjects.kind[strangers[0]]}, which nothing can match; check the split")
+    nowhere = np.flatnonzero(subjects.camera < 0)
+    if protocol.removes_same_camera and len(nowhere):
+        raise ScoreError(
+            f"{protocol.name}: {len(nowhere)} of {len(subjects.camera)} tracklets have no known camera (below 0), the first is "
+            f"{subjects.tracklet[nowhere[0]]}; entries of the query's own camera have to leave its ranking, so name the cameras in the source, "
+            "or score by pid_only, which compares none"
+        )
     if protocol.one_camera_each:
         _require_two_cameras(protocol, subjects, query, gallery)
     codes = subjects.codes()

@@ -37,8 +37,12 @@ LISTS = 12
 """Ranked lists stored: that many from the first valid queries, and that many from the worst by AP."""
 ENTRIES = 10
 """Gallery entries per ranked list."""
-IDENTITY = ("method", "dataset", "split", "seed", "stage", "test_dataset", "test_split")
+TRAINING_OF = ("method", "dataset", "split", "seed", "stage")
+"""What tells one training from another."""
+IDENTITY = (*TRAINING_OF, "test_dataset", "test_split")
 """What a metrics.json is of: the training, and the test set (which is the training's own, unless it was scored on another)."""
+ORACLE = "oracle"
+"""The word for numbers from label-derived audio at test time."""
 
 
 def subjects_of(embeddings: pa.Table) -> Subjects:
@@ -56,12 +60,6 @@ def subjects_of(embeddings: pa.Table) -> Subjects:
         found = embeddings.filter(pc.equal(embeddings.column("tracklet"), twice)).column("modality").to_pylist()
         raise ScoreError(
             f"embeddings: tracklet {twice} is there {len(found)} times (modality {', '.join(found)}); expected one vector each"
-        )
-    nowhere = embeddings.filter(pc.less(embeddings.column("camera"), 0)).column("tracklet").to_pylist()
-    if nowhere:
-        raise ScoreError(
-            f"embeddings: {len(nowhere)} of {len(names)} tracklets have no known camera (below 0), the first is {nowhere[0]}; protocols remove "
-            "entries of the query's own camera, so name the cameras in the source and run again"
         )
     vectors = embeddings.column("vector").combine_chunks()
     lengths = np.unique(vectors.value_lengths().to_numpy(zero_copy_only=False))
@@ -211,15 +209,37 @@ def seen(modality: str, meta: Mapping[str, Any]) -> str:
     return ("oracle " if meta["oracle"] else "") + (f"frames + {sound}" if modality.startswith("frames+") else f"audio only: {sound}")
 
 
+def what_it_saw(embeddings: pa.Table, meta: Mapping[str, Any]) -> str:
+    """:func:`seen` of a whole table; whoever wrote it, the word oracle goes wherever a number goes.
+
+    Raises:
+        ScoreError: vectors of several modalities, between which distances mean nothing; as :func:`seen`.
+    """
+    modality, *others = embeddings.column("modality").unique().to_pylist() or [""]
+    if others:
+        raise ScoreError(
+            f"embeddings: vectors of modality {', '.join([modality, *others])} in one table; distances between them mean nothing, so give one"
+        )
+    words = seen(modality, meta)
+    return words if not meta.get("oracle") or words.startswith(ORACLE) else f"{ORACLE} {words}"
+
+
 def check_origin(meta: Mapping[str, Any], run: RunConfig) -> None:
     """Refuse embeddings of another run than config.json describes.
 
     Raises:
-        ScoreError: names what differs.
+        ScoreError: names what differs, or what the embeddings do not say.
     """
-    for name in IDENTITY[:5]:
-        if name in meta and meta[name] != getattr(run, name):
+    for name in TRAINING_OF:
+        if name not in meta:
+            raise ScoreError(f"embeddings do not say of which {name} they are; make them with evaluate.embed")
+        if meta[name] != getattr(run, name):
             raise ScoreError(f"embeddings are of {name} {meta[name]!r}, config.json is of {getattr(run, name)!r}; give both of one run")
+
+
+def test_set_of(meta: Mapping[str, Any], run: RunConfig) -> tuple[str, str]:
+    """Data set and split that embeddings are of: the run's own, unless they were made on another one."""
+    return meta.get("test_dataset", run.dataset), meta.get("test_split", run.split)
 
 
 def metrics(
@@ -228,20 +248,16 @@ def metrics(
     """All of metrics.json but its digests, and QUERIES."""
     subjects = subjects_of(embeddings)
     check_origin(meta, run)
-    modality, *others = dict.fromkeys(embeddings.column("modality").to_pylist())
-    if others:
-        raise ScoreError(
-            f"embeddings: vectors of modality {', '.join([modality, *others])} in one table; distances between them mean nothing, so give one"
-        )
+    saw = what_it_saw(embeddings, meta)
     if how.normalise:
         subjects = normalised(subjects)
-    test_dataset, test_split = meta.get("test_dataset", run.dataset), meta.get("test_split", run.split)
+    test_dataset, test_split = test_set_of(meta, run)
     numbers, queries = scores(subjects, protocols, how, f"{test_dataset}-{test_split}")
     return {
-        **{name: getattr(run, name) for name in IDENTITY[:5]},
+        **{name: getattr(run, name) for name in TRAINING_OF},
         "test_dataset": test_dataset,
         "test_split": test_split,
-        "modality": seen(modality, meta),
+        "modality": saw,
         "oracle": bool(meta.get("oracle", False)),
         "trained_on": run.companion,
         "companion": meta.get("companion"),

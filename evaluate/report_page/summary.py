@@ -19,6 +19,7 @@ from typing import Any
 from evaluate.bootstrap import SEED
 from evaluate.queries import DISTANCE, METRICS, RERANKED, Answers, Interval, over_runs
 from evaluate.report_page.inputs import Inputs, Run, grouped
+from evaluate.score import ORACLE
 from pipeline.base.build import build
 from pipeline.base.config import ScoringConfig
 from pipeline.base.errors import ScoreError
@@ -49,8 +50,6 @@ COLUMNS = (
 )
 """First columns of the CSV; the metrics follow."""
 UNDEFINED = "–"
-ORACLE = "oracle"
-"""The word for numbers from label-derived audio at test time."""
 
 
 @dataclass(frozen=True, slots=True)

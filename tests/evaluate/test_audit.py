@@ -16,7 +16,7 @@ from pipeline.base.build import plain
 from pipeline.base.errors import ScoreError, UserError
 from tests.evaluate.bad_evaluators import RIGHT, frames, scene
 from tests.evaluate.test_protocols import subjects
-from tests.evaluate.test_score import RUN
+from tests.evaluate.test_score import OF, RUN
 
 HEARD = {"policy": "id_speaker", "label_derived": True, "oracle": True}
 LENGTHS = "cameras_per_frame"
@@ -38,7 +38,7 @@ def command(folder, *, modality="frames", meta=None, lengths=True, source="mars"
         }
         for i, name in enumerate(made.tracklet)
     ]
-    tables.write_rows(folder / "e.parquet", rows, tables.EMBEDDINGS, {"dataset": "d", **(meta or {})})
+    tables.write_rows(folder / "e.parquet", rows, tables.EMBEDDINGS, {**OF, "stage": "s", **(meta or {})})
     (folder / "config.json").write_text(json.dumps(plain(dataclasses.replace(RUN, stage="s"))))
     arguments = [f"--embeddings={folder / 'e.parquet'}", f"--config={folder / 'config.json'}"]
     if lengths:

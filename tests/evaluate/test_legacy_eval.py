@@ -14,7 +14,7 @@ from pipeline.base import cli, origin, tables
 from pipeline.base.build import plain
 from pipeline.base.errors import ScoreError
 from tests.evaluate.test_protocols import mars_subjects, subjects
-from tests.evaluate.test_score import RUN, row
+from tests.evaluate.test_score import OF, RUN, row
 
 
 def test_one_camera_per_frame_looked_up_per_tracklet():
@@ -77,7 +77,7 @@ def command(folder, *, source="mars", modality="frames", meta=None, left_out="",
     """
     scene = [*SCENE, ("query", "a", "person", 1, away), *([("query", "z", "person", 0, 9.0)] if stranger else [])]
     rows = [row(f"t{i}", role, who, camera, at, kind, modality) for i, (role, who, kind, camera, at) in enumerate(scene)]
-    tables.write_rows(folder / "e.parquet", rows, tables.EMBEDDINGS, {"dataset": "d", **(meta or {})})
+    tables.write_rows(folder / "e.parquet", rows, tables.EMBEDDINGS, {**OF, "stage": "s", **(meta or {})})
     same = ("tracklet", "identity", "kind", "camera")
     known = [{name: r[name] for name in same} | {"dataset": "d", "frames": [f"{i}.jpg" for i in range(6)]} for r in rows]
     tables.write_rows(folder / "t.parquet", [r for r in known if r["tracklet"] != left_out], tables.TRACKLETS, {"source": source})

@@ -32,6 +32,10 @@ RUN = RunConfig(
 )
 
 
+OF = {name: getattr(RUN, name) for name in score.TRAINING_OF}
+"""What meta of EMBEDDINGS says about the training."""
+
+
 def row(name, role, identity, camera, position, kind="person", modality="frames"):
     vector = position if isinstance(position, list) else [position, 0.0]
     return {
@@ -62,7 +66,7 @@ def made(rows=SCENE):
 
 
 def metrics(embeddings, meta, protocols, **scoring):
-    return score.metrics(embeddings, meta, RUN, protocols, ScoringConfig(**{"resamples": 200, **scoring}))[0]
+    return score.metrics(embeddings, {**OF, **meta}, RUN, protocols, ScoringConfig(**{"resamples": 200, **scoring}))[0]
 
 
 def test_numbers_by_hand():
@@ -136,7 +140,7 @@ def test_sound_of_unknown_origin_is_refused(meta, message):
         ([*SCENE, row("g9", "gallery", "a", 1, [1.0, 2.0, 3.0])], "length 2, 3"),
         ([*SCENE, row("g9", "gallery", "a", 1, float("nan"))], "gallery: 1 of 5 vectors hold NaN"),
         ([*SCENE[1:], row("q0", "query", "a", 0, float("inf"))], "queries: 1 of 2 vectors hold NaN or infinity"),
-        ([*SCENE, row("g9", "gallery", "a", -1, 1.0)], "1 of 8 tracklets have no known camera .* g9"),
+        ([*SCENE, row("g9", "gallery", "a", -1, 1.0)], "market: 1 of 8 tracklets have no known camera .* g9"),
         ([*SCENE, row("g9", "gallery", "a", 1, 1.0, modality="frames+audio")], "modality frames, frames\\+audio in one table"),
         (SCENE[2:], "role 'query'"),
         ([SCENE[1], SCENE[5]], "none of 1 queries has a right answer"),
@@ -147,15 +151,22 @@ def test_inputs_that_would_make_a_score_meaningless_are_refused(rows, message):
         metrics(made(rows), {}, ["market"])
 
 
+def test_an_unknown_camera_is_no_matter_where_none_is_compared():
+    found = metrics(made([*SCENE, row("g9", "gallery", "a", -1, 1.0)]), {}, ["pid_only"])
+    assert found["protocols"]["pid_only"]["gallery"] == 5
+
+
 def test_embeddings_of_another_run_are_refused():
     with pytest.raises(ScoreError, match="seed 4"):
         metrics(made(), {"seed": 4}, ["market"])
+    with pytest.raises(ScoreError, match="do not say of which stage they are"):
+        score.metrics(made(), {name: value for name, value in OF.items() if name != "stage"}, RUN, ["market"], ScoringConfig())
 
 
 def test_step_writes_the_same_bytes_whatever_the_order_of_rows(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(plain(RUN)))
     for name, rows in (("a", SCENE), ("b", SCENE[::-1])):
-        tables.write_rows(tmp_path / f"{name}.parquet", rows, tables.EMBEDDINGS, {"oracle": False})
+        tables.write_rows(tmp_path / f"{name}.parquet", rows, tables.EMBEDDINGS, {**OF, "oracle": False})
         arguments = [tmp_path / f"{name}.json", "--embeddings", tmp_path / f"{name}.parquet", "--config", tmp_path / "config.json"]
         score.main([*map(str, arguments), "--queries", str(tmp_path / f"{name}.queries"), "--protocols", "market", "pid_only"])
     assert (tmp_path / "a.queries").read_bytes() == (tmp_path / "b.queries").read_bytes()
@@ -189,7 +200,7 @@ def test_vectors_of_length_1_where_the_settings_say_so():
 
 def test_each_query_is_written_down():
     """QUERIES holds what the means are over: by hand for SCENE, in which q2 has no answer."""
-    _, table = score.metrics(made(), {}, RUN, ["market", "mars_official"], ScoringConfig(resamples=0))
+    _, table = score.metrics(made(), OF, RUN, ["market", "mars_official"], ScoringConfig(resamples=0))
     found = {(r["protocol"], r["query"]): r for r in table.to_pylist()}
     one, two = found["market", "q1"], found["market", "q2"]
     assert (one["good"], one["removed"], one["first"], one["ap"], one["inp"]) == (1, 1, 2, 0.5, 0.5)
@@ -208,9 +219,9 @@ def many(count=90):
 
 
 def test_reranked_scores_stand_apart_and_change_no_other():
-    plainly = score.metrics(made(many()), {}, RUN, ["market", "mars_merged"], ScoringConfig(resamples=100))
+    plainly = score.metrics(made(many()), OF, RUN, ["market", "mars_merged"], ScoringConfig(resamples=100))
     how = ScoringConfig(resamples=100, rerank=RerankConfig(on=True, k1=8, k2=3))
-    out, table = score.metrics(made(many()), {}, RUN, ["market", "mars_merged"], how)
+    out, table = score.metrics(made(many()), OF, RUN, ["market", "mars_merged"], how)
     assert plainly[0]["reranked"] is None and out["protocols"] == plainly[0]["protocols"] and out["ranked"] == plainly[0]["ranked"]
     assert list(out["reranked"]) == ["market"]  # a gallery that holds the queries is not re-ranked
     assert out["reranked"]["market"]["mAP"] != out["protocols"]["market"]["mAP"]

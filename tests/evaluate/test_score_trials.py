@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from evaluate import score_trials
+from evaluate.score import TRAINING_OF
 from evaluate.score_trials import Wanted, metrics, pairs_of, table, trial_scores, unit
 from evaluate.verification import Trials
 from pipeline.base import origin, tables
@@ -26,6 +27,8 @@ RUN = RunConfig(
 )  # fmt: skip
 QUICK = ScoringConfig(resamples=100)
 COSINES = (0.9, 0.8, 0.55, 0.3, 0.6, 0.5, 0.4, 0.2, 0.1, 0.05)
+OF = {name: getattr(RUN, name) for name in TRAINING_OF}
+"""What meta of EMBEDDINGS says about the training."""
 
 
 def row(name, identity, vector, kind="person", role="trial", modality="frames"):
@@ -64,8 +67,10 @@ def crowd(modality="frames", identities=12, clips=4):
 
 def scored(rows, trials, meta=None, cohort=None, **wanted):
     asked = {"name": "list", "scoring": QUICK, "draw": "trials", **wanted}
-    others = None if cohort is None else (tables.table(cohort[0], tables.EMBEDDINGS), cohort[1])
-    return metrics(tables.table(rows, tables.EMBEDDINGS), meta or {}, RUN, tables.table(trials, tables.TRIALS), Wanted(**asked), others)
+    others = None if cohort is None else (tables.table(cohort[0], tables.EMBEDDINGS), {**OF, **cohort[1]})
+    return metrics(
+        tables.table(rows, tables.EMBEDDINGS), {**OF, **(meta or {})}, RUN, tables.table(trials, tables.TRIALS), Wanted(**asked), others
+    )
 
 
 def test_ten_trials_by_hand():
@@ -321,7 +326,7 @@ def files(tmp_path):
     """Paths of the inputs as arguments; the step's other arguments are added by the test."""
     rows, pairs = crowd()
     (tmp_path / "config.json").write_text(json.dumps(plain(RUN)))
-    tables.write_rows(tmp_path / "e.parquet", rows, tables.EMBEDDINGS, {"oracle": False})
+    tables.write_rows(tmp_path / "e.parquet", rows, tables.EMBEDDINGS, {**OF, "oracle": False})
     tables.write_rows(tmp_path / "t.parquet", pairs, tables.TRIALS)
     given = [
         f"--{what}={tmp_path / name}" for what, name in (("embeddings", "e.parquet"), ("trials", "t.parquet"), ("config", "config.json"))
@@ -346,7 +351,7 @@ def test_the_step_seals_what_it_prints(files, capsys):
 
 def test_the_step_notes_its_cohort(files):
     folder, given = files
-    tables.write_rows(folder / "c.parquet", [row(f"n{k}", f"n{k}", v) for k, v in enumerate(np.eye(8))], tables.EMBEDDINGS)
+    tables.write_rows(folder / "c.parquet", [row(f"n{k}", f"n{k}", v) for k, v in enumerate(np.eye(8))], tables.EMBEDDINGS, OF)
     score_trials.main([str(folder / "a.json"), *given, f"--cohort={folder / 'c.parquet'}", "--cohort-top=5"])
     made = json.loads((folder / "a.json").read_text())
     assert made["feature"]["score_normalisation"]["top"] == 5

@@ -14,7 +14,7 @@ from pipeline.base.build import plain
 from pipeline.base.errors import ScoreError, UserError
 from pipeline.base.seeds import rng
 from tests.evaluate.pages import protocol, scored
-from tests.evaluate.test_score import RUN, many, row
+from tests.evaluate.test_score import OF, RUN, many, row
 
 
 def run(folder, stage="student", split="0", seed=0, r1=0.625, oracle=False, test=None, **more):
@@ -96,7 +96,7 @@ def test_one_run_has_the_intervals_of_its_metrics(tmp_path, capsys):
     """The table makes them from QUERIES, evaluate.score when it scores: the same draws over the same queries, hence the same numbers."""
     draw = rng(0, "table")
     rows = [row(f"t{i:03d}", "query" if i < 40 else "gallery", str(i % 9), i // 9 % 3, draw.normal(size=4).tolist()) for i in range(150)]
-    tables.write_rows(tmp_path / "e.parquet", rows, tables.EMBEDDINGS)
+    tables.write_rows(tmp_path / "e.parquet", rows, tables.EMBEDDINGS, OF)
     (tmp_path / "config.json").write_text(json.dumps(plain(RUN)))
     files = [f"--embeddings={tmp_path / 'e.parquet'}", f"--config={tmp_path / 'config.json'}", f"--queries={tmp_path / 'queries.parquet'}"]
     for unit in ("query", "identity"):
@@ -113,7 +113,7 @@ def test_one_run_has_the_intervals_of_its_metrics(tmp_path, capsys):
 
 
 def test_what_was_reranked_comes_last_and_says_so(tmp_path, capsys):
-    tables.write_rows(tmp_path / "e.parquet", many(), tables.EMBEDDINGS)
+    tables.write_rows(tmp_path / "e.parquet", many(), tables.EMBEDDINGS, OF)
     (tmp_path / "config.json").write_text(json.dumps(plain(RUN)))
     files = [f"--embeddings={tmp_path / 'e.parquet'}", f"--config={tmp_path / 'config.json'}", f"--queries={tmp_path / 'queries.parquet'}"]
     how = json.dumps({"rerank": {"on": True, "k1": 8, "k2": 3}})
