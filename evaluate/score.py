@@ -92,21 +92,26 @@ def normalised(subjects: Subjects) -> Subjects:
     return replace(subjects, vector=(subjects.vector / length[:, None]).astype(np.float32))
 
 
-def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, test_set: str) -> tuple[dict[str, Any], pa.Table]:
+def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, tested: tuple[str, str]) -> tuple[dict[str, Any], pa.Table]:
     """The parts ``protocols``, ``reranked`` and ``ranked`` of metrics.json, and QUERIES; the first protocol makes the ranked lists.
 
     Args:
-        test_set: data set and split, which the draws of the intervals are seeded with.
+        tested: data set and split.
     """
     outcomes = [apply(protocol_named(name), subjects) for name in protocols]
     found = {DISTANCE: outcomes}
     if how.rerank.on:  # a gallery that holds the queries would make each its own first neighbour twice
         asked = [o for o in outcomes if "query" not in o.protocol.gallery_roles]
+        if not asked:
+            raise ScoreError(
+                f"scoring.rerank.on: the galleries of {', '.join(protocols)} hold the queries, and such are not re-ranked; score by another "
+                "protocol as well, or set it to false"
+            )
         found[RERANKED] = [apply(o.protocol, subjects, partial(_reranked, how=how.rerank)) for o in asked]
     queries = tables.table(
         [row for ranking, some in found.items() for o in some for row in per_query.rows(ranking, o, subjects)], tables.QUERIES
     )
-    numbers = {ranking: {o.protocol.name: _numbers(o, subjects, how, test_set) for o in some} for ranking, some in found.items()}
+    numbers = {ranking: {o.protocol.name: _numbers(o, subjects, how, tested) for o in some} for ranking, some in found.items()}
     return {
         "protocols": numbers[DISTANCE],
         RERANKED: numbers.get(RERANKED),
@@ -118,7 +123,7 @@ def _reranked(queries: np.ndarray, gallery: np.ndarray, how: RerankConfig) -> It
     return reranked_distances(queries, gallery, how.k1, how.k2, how.weight)
 
 
-def _numbers(outcome: Outcome, subjects: Subjects, how: ScoringConfig, test_set: str) -> dict[str, Any]:
+def _numbers(outcome: Outcome, subjects: Subjects, how: ScoringConfig, tested: tuple[str, str]) -> dict[str, Any]:
     """One protocol's entry. A number that the protocol does not define here is null, with the reason in skipped_queries."""
     summary, protocol = outcome.summary, outcome.protocol
     cmc = summary.cmc
@@ -135,7 +140,7 @@ def _numbers(outcome: Outcome, subjects: Subjects, how: ScoringConfig, test_set:
         **{f"R{k}": float(cmc[k - 1]) for k in RANKS},
         "mAP": _defined(summary.mean_ap),
         "mINP": _defined(summary.mean_inp) if protocol.ap == "hit" else None,
-        "intervals": per_query.over_runs({test_set: [answers]}, how),
+        "intervals": per_query.over_runs(tested[0], {tested[1]: [answers]}, how),
         "cmc": [float(value) for value in cmc[:CMC_RANKS]],
     }
 
@@ -252,7 +257,7 @@ def metrics(
     if how.normalise:
         subjects = normalised(subjects)
     test_dataset, test_split = test_set_of(meta, run)
-    numbers, queries = scores(subjects, protocols, how, f"{test_dataset}-{test_split}")
+    numbers, queries = scores(subjects, protocols, how, (test_dataset, test_split))
     return {
         **{name: getattr(run, name) for name in TRAINING_OF},
         "test_dataset": test_dataset,

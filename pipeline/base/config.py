@@ -798,8 +798,12 @@ class ScoringConfig:
     """What is drawn: single queries, or identities with all their queries (wider: queries of one person are alike)."""
 
     def __post_init__(self) -> None:
-        _require(self.resamples == 0 or self.resamples >= 100, f"resamples={self.resamples}: 0 (no intervals), or at least 100")
         _require(0.5 <= self.confidence < 1, f"confidence={self.confidence}: must be in 0.5..1, below 1")
+        _require(
+            self.resamples == 0 or (100 <= self.resamples <= 1_000_000 and round(self.resamples * (1 - self.confidence), 6) >= 5),
+            f"resamples={self.resamples}, confidence={self.confidence}: 0 (no intervals), or 100 to 1,000,000 of which 5 or more lie outside "
+            "the interval",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

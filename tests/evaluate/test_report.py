@@ -56,7 +56,7 @@ def test_numbers_stand_beside_their_protocol(tmp_path):
     for expected in ("62.5", "12.5", "market", "mars_official", "gallery 9,330 · 1,840/1,980 queries valid · AP at hits", "trapezoid AP"):
         assert expected in page
     assert "single split (0), single seed (0)" in page and "oracle" not in re.sub(r"<style>.*?</style>|“oracle”", "", page, flags=re.S)
-    assert re.search(r"\| market \| 9,330 \| 1,840/1,980 \| hit \| 62\.5 \\\[6\d\.\d, 6\d\.\d\\\] \|", markdown)
+    assert re.search(r"\| market \| 9,330 \| 1,840/1,980 \| hit \| valid queries \| 62\.5 \\\[6\d\.\d, 6\d\.\d\\\] \|", markdown)
     rows = list(csv.DictReader(io.StringIO(sheet)))
     assert [(r["protocol"], r["R1"], r["mINP"], r["gallery"]) for r in rows] == [
         ("market", "0.625000", "", "9330"),
@@ -91,7 +91,7 @@ def test_brackets_are_explained_where_there_are_any(tmp_path):
     file.write_text(json.dumps(value))
     page, _, sheet = run(inputs)
     assert "features: 8 values, as they are" in part(page, "scores")
-    assert "bootstrap" not in page
+    assert "bootstrap" not in page and "no intervals (scoring.resamples is 0)" in part(page, "scores")
     assert {(r["R1_low"], r["R1_high"]) for r in csv.DictReader(io.StringIO(sheet))} == {("", "")}
 
 
@@ -108,7 +108,7 @@ def test_another_test_set_is_named_and_makes_no_headline(tmp_path):
     page, markdown, sheet = run(inputs)
     assert "<h3>set → other</h3>" in part(page, "scores") and "A → B: trained on A" in part(page, "scores")
     assert "36.2" in part(page, "scores") and "36.2" not in page.split("<nav")[0]
-    assert "mean ± std of 2 runs: split (0), single seed (0), tested on 2 splits (0, 7)" in page
+    assert "mean ± std of 2 runs: single split (0), single seed (0), tested on 2 splits (0, 7)" in page
     last = list(csv.DictReader(io.StringIO(sheet)))[-1]
     assert (last["dataset"], last["trained_on"], last["splits"], last["test_splits"], last["runs"]) == ("other", "set", "0", "0 7", "2")
     assert part(page, "training").count("<h3>") == 2  # trained once: its curves are shown once
