@@ -180,6 +180,9 @@ def _about(subjects: Subjects, row: int) -> dict[str, Any]:
     return {"identity": str(subjects.identity[row]), "camera": int(subjects.camera[row])}
 
 
+TEXT = "text"
+ALONE = {"frames": "frames only", TEXT: "text only"}
+"""Modalities without sound, in words."""
 SOUNDS = {"recorded": "recorded sound", "silence": "silence", "noise": "noise"}
 """What a test tracklet may hear that is not derived from labels, by policy of the alignment."""
 
@@ -188,18 +191,18 @@ def seen(modality: str, meta: Mapping[str, Any]) -> str:
     """What the network had before it at test time, in words that cannot be taken for one another.
 
     Args:
-        modality: of EMBEDDINGS: 'frames', 'frames+<kind>', or '<kind>' of a network that only hears.
+        modality: of EMBEDDINGS: 'frames', 'text', 'frames+<kind>', or '<kind>' of a network that only hears.
         meta: of EMBEDDINGS; without sound none is needed.
 
     Returns:
-        'frames only', 'frames + silence', 'frames + recorded sound', 'oracle frames + label-derived audio', 'audio only: silence',
+        'frames only', 'text only', 'frames + silence', 'frames + recorded sound', 'oracle frames + label-derived audio', 'audio only: silence',
         'oracle audio only: label-derived audio', and so on.
 
     Raises:
         ScoreError: sound was heard, and the meta does not say which, or contradicts itself.
     """
-    if modality == "frames":
-        return "frames only"
+    if modality in ALONE:
+        return ALONE[modality]
     if not {"oracle", "label_derived", "policy"} <= meta.keys():
         raise ScoreError(
             "embeddings heard sound but do not say whether it was derived from labels (oracle, label_derived, policy); "
@@ -218,14 +221,17 @@ def what_it_saw(embeddings: pa.Table, meta: Mapping[str, Any]) -> str:
     """:func:`seen` of a whole table; whoever wrote it, the word oracle goes wherever a number goes.
 
     Raises:
-        ScoreError: vectors of several modalities, between which distances mean nothing; as :func:`seen`.
+        ScoreError: vectors of several modalities between which distances mean nothing (sentences that ask for frames may differ from
+            what answers); as :func:`seen`.
     """
-    modality, *others = embeddings.column("modality").unique().to_pylist() or [""]
-    if others:
+    asks = pc.equal(embeddings.column("role"), "query")
+    sides = [embeddings.filter(chosen).column("modality").unique().to_pylist() for chosen in (asks, pc.invert(asks))]
+    found = list(dict.fromkeys(name for side in sides for name in side))
+    if max(map(len, sides)) > 1 or (len(found) > 1 and TEXT not in found):
         raise ScoreError(
-            f"embeddings: vectors of modality {', '.join([modality, *others])} in one table; distances between them mean nothing, so give one"
+            f"embeddings: vectors of modality {', '.join(found)} in one table; distances between them mean nothing, so give one"
         )
-    words = seen(modality, meta)
+    words = f"queries: {seen(sides[0][0], meta)}; gallery: {seen(sides[1][0], meta)}" if len(found) > 1 else seen("".join(found), meta)
     return words if not meta.get("oracle") or words.startswith(ORACLE) else f"{ORACLE} {words}"
 
 

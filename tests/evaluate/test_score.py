@@ -151,6 +151,19 @@ def test_inputs_that_would_make_a_score_meaningless_are_refused(rows, message):
         metrics(made(rows), {}, ["market"])
 
 
+def test_sentences_may_ask_for_frames():
+    """Text to video: queries and gallery differ in modality, by identity alone; frames that ask for text and sound are refused."""
+    asking = [{**r, "modality": "text"} if r["role"] == "query" else r for r in SCENE]
+    found = metrics(made(asking), {}, ["pid_only"])
+    assert found["modality"] == "queries: text only; gallery: frames only" and found["protocols"]["pid_only"]["valid"] == 2
+    for wrong in (
+        [*asking, {**SCENE[2], "tracklet": "g9", "modality": "text"}],
+        [{**r, "modality": "audio"} if r["role"] == "query" else r for r in SCENE],
+    ):
+        with pytest.raises(ScoreError, match="in one table"):
+            metrics(made(wrong), about("silence"), ["pid_only"])
+
+
 def test_an_unknown_camera_is_no_matter_where_none_is_compared():
     found = metrics(made([*SCENE, row("g9", "gallery", "a", -1, 1.0)]), {}, ["pid_only"])
     assert found["protocols"]["pid_only"]["gallery"] == 5
