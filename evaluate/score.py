@@ -285,6 +285,8 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     for name in args.protocols:
         protocol_named(name)
+        if args.protocols.count(name) > 1:
+            raise ScoreError(f"--protocols: '{name}' is there {args.protocols.count(name)} times; name each once")
     how = cli.load(ScoringConfig, args.scoring, "scoring")
     run = build(RunConfig, read_json(args.config), args.config)
     embeddings = tables.read(args.embeddings, tables.EMBEDDINGS)

@@ -179,6 +179,14 @@ def test_step_names_an_unknown_protocol_before_it_reads_anything(tmp_path):
         score.main([str(tmp_path / "x"), "--queries", "none", "--embeddings", "none", "--config", "none", "--protocols", "markt"])
 
 
+def test_step_refuses_a_protocol_named_twice_before_it_reads_anything(tmp_path):
+    files = [str(tmp_path / "x"), "--queries", "none", "--embeddings", "none", "--config", "none", "--protocols"]
+    with pytest.raises(ScoreError, match="--protocols: 'market' is there 2 times; name each once"):
+        score.main([*files, "market", "pid_only", "market"])
+    with pytest.raises(UserError, match="none: no such file"):  # negative control
+        score.main([*files, "market", "pid_only"])
+
+
 def test_ranked_lists_agree_with_the_ranks():
     random = np.random.default_rng(0)
     rows = [row(f"t{i:03d}", "query" if i < 20 else "gallery", str(i % 6), i // 6 % 3, random.normal(size=4).tolist()) for i in range(120)]
