@@ -287,6 +287,7 @@ def main(argv: list[str] | None = None) -> None:
         protocol_named(name)
         if args.protocols.count(name) > 1:
             raise ScoreError(f"--protocols: '{name}' is there {args.protocols.count(name)} times; name each once")
+    cli.check_outputs({"OUT": args.out, "--queries": args.queries}, {"--embeddings": args.embeddings, "--config": args.config})
     how = cli.load(ScoringConfig, args.scoring, "scoring")
     run = build(RunConfig, read_json(args.config), args.config)
     embeddings = tables.read(args.embeddings, tables.EMBEDDINGS)
