@@ -296,6 +296,9 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     for name in args.protocols:
         protocol_named(name)
+        if args.protocols.count(name) > 1:
+            raise ScoreError(f"--protocols: '{name}' is there {args.protocols.count(name)} times; name each once")
+    cli.check_outputs({"OUT": args.out, "--queries": args.queries}, {"--embeddings": args.embeddings, "--config": args.config})
     how = cli.load(ScoringConfig, args.scoring, "scoring")
     run = build(RunConfig, read_json(args.config), args.config)
     embeddings = tables.read(args.embeddings, tables.EMBEDDINGS)

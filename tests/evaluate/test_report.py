@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from evaluate import report
 from evaluate.report_page import sections
 from evaluate.report_page.figures import DotRow, Series, dot_rows, legend, line_chart, ticks
 from evaluate.report_page.inputs import Run, read_inputs
@@ -245,6 +246,28 @@ def test_who_stands_for_a_data_set(tmp_path, scored, expected):
     found = headline_rows(read_inputs(inputs), score_rows(read_inputs(inputs)))
     assert (found["set"].stage if found else None) == expected
     assert ('class="tiles"' in run(inputs)[0]) == (expected is not None)
+
+
+def test_the_files_that_a_report_is_made_of_are_left_alone(tmp_path):
+    inputs = make(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    names = ("t", "s", "a", "i", "quarantine", "0-student/queries")
+    given = [
+        inputs,
+        *(tmp_path / f"{name}.parquet" for name in names),
+        tmp_path / "0-student/metrics.json",
+        tmp_path / "0-teacher/metrics.jsonl",
+    ]
+    for path in given:
+        outs = {"OUT": tmp_path / "new.html", "--markdown": tmp_path / "new.md", "--csv": tmp_path / "new.csv"}
+        for name in outs:
+            out, markdown, sheet = (str(path if one == name else other) for one, other in outs.items())
+            with pytest.raises(ConfigError, match=f"^{name}=.* is the same file as .*, which this step reads; name another file"):
+                report.main([out, "--markdown", markdown, "--csv", sheet, "--inputs", str(inputs)])
+    with pytest.raises(ConfigError, match=r"--csv=.* is the same file as --markdown=.*, which this step writes, too"):
+        report.main([str(tmp_path / "new.html"), "--markdown", str(tmp_path / "x"), "--csv", str(tmp_path / "x"), "--inputs", str(inputs)])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run(inputs)  # negative control
 
 
 def test_a_data_set_with_many_companions_is_shown_once(tmp_path):
