@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluate.legacy_eval import tracklet_lengths
+from evaluate.legacy_eval import title, tracklet_lengths
 from evaluate.protocols import Outcome, apply, protocol_named
 from evaluate.report_page.summary import AP_NAMES, UNDEFINED, markdown_table
 from evaluate.score import check_origin, normalised, subjects_of, what_it_saw
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         tracklets = tables.read(args.tracklets, tables.TRACKLETS, ["tracklet", "frames"])
         frames = tracklet_lengths(tracklets, tables.read_meta(args.tracklets), subjects.tracklet, args.tracklets)
     outcome = apply(protocol, subjects)
-    print(f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}\n\n{about(outcome, saw, args.normalise)}\n")
+    print(f"{title(run, meta)}\n\n{about(outcome, saw, args.normalise)}\n")
     print(audit(case_of(protocol, subjects, frames), outcome, saw, looked_for))
 
 

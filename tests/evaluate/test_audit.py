@@ -117,6 +117,13 @@ def test_vectors_of_length_1(tmp_path, capsys):
     assert "vectors of length 1, squared Euclidean" in printed and right.values != ours(apply(RIGHT, scene())).values
 
 
+def test_another_test_set_is_named(tmp_path, capsys):
+    audit.main(command(tmp_path, meta={"test_dataset": "mars", "test_split": "official"}))
+    assert capsys.readouterr().out.startswith("m · s on d, split 0, seed 3, tested on mars, split official\n\nProtocol")
+    audit.main(command(tmp_path, meta={"test_dataset": "d", "test_split": "0"}))  # control: its own
+    assert capsys.readouterr().out.startswith("m · s on d, split 0, seed 3\n\nProtocol")
+
+
 def test_no_row_agrees(tmp_path, capsys):
     audit.main([*command(tmp_path), "--printed", "R1=97.0", "mAP=12.3"])
     printed = capsys.readouterr().out
