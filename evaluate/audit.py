@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluate.legacy_eval import tracklet_lengths
+from evaluate.legacy_eval import title, tracklet_lengths
 from evaluate.protocols import Outcome, apply, protocol_named
 from evaluate.report_page.summary import AP_NAMES, UNDEFINED, markdown_table
 from evaluate.score import check_origin, normalised, subjects_of, what_it_saw
@@ -25,10 +25,13 @@ from pipeline.base.errors import ScoreError, did_you_mean
 from pipeline.base.files import read_json
 
 SOUND = "sound"
-HEAD = ("evaluator", "the network saw", *METRICS, "valid queries", "R1, mAP against the sound ones", "what it does")
+SAME = "the same"
+"""Stands for a difference where all numbers of a row are those of :data:`SOUND`."""
+HEAD = ("evaluator", "the network saw", *METRICS, "valid queries", "R1, mAP minus the sound ones", "what it does")
 NOTE = (
-    f"Percent; differences in points. Features and distances are the same in all rows but one that says so. Only the row `{SOUND}` is a "
-    "score to report; the others say what the same features would have printed under a rule that differs in one thing."
+    f"Percent, {UNDEFINED}: not defined; differences in points. Features and distances are the same in all rows but one that says so. Only the "
+    f"row `{SOUND}` is a score to report; the others say what the same features would have printed under a rule that differs in one thing. "
+    "Where a row prints the same, its cause is absent here, or the protocol itself does so."
 )
 NO_LENGTHS = "`{}` is left out: it needs the length of each tracklet of MARS (--tracklets)."
 NO_PROOF = "That a variant agrees says that it could explain the numbers, not that they were made so; other features give other numbers."
@@ -87,8 +90,8 @@ def audit(case: Case, outcome: Outcome, saw: str, looked_for: Sequence[Wanted] =
             left_out.append(NO_LENGTHS.format(one.name))
             continue
         made, does = _made(one, case)
-        if made is not None and looked_for and _all_agree(made, looked_for):
-            agreeing.append(one.name)
+        if made is not None and made.differs(right) and looked_for and _all_agree(made, looked_for):
+            agreeing.append(one.name)  # what prints the sound numbers explains nothing that these do not
         rows.append(_row(one.name, saw, made, right, does))
     head: tuple[str, ...] = HEAD
     if looked_for:
@@ -113,7 +116,8 @@ def _all_agree(made: Printed, looked_for: Sequence[Wanted]) -> bool:
 def _row(name: str, saw: str, made: Printed | None, right: Printed, does: str) -> list[str]:
     if made is None:
         return [name, saw, *[UNDEFINED] * (len(METRICS) + 2), does]
-    difference = "" if name == SOUND else ", ".join(_points(made.values[m] - right.values[m]) for m in ("R1", "mAP"))
+    difference = ", ".join(_points(made.values[m] - right.values[m]) for m in ("R1", "mAP")) if made.differs(right) else SAME
+    difference = "" if name == SOUND else difference
     return [name, saw, *(_percent(made.values[m]) for m in METRICS), f"{made.valid} of {made.queries}", difference, does]
 
 
@@ -166,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
         tracklets = tables.read(args.tracklets, tables.TRACKLETS, ["tracklet", "frames"])
         frames = tracklet_lengths(tracklets, tables.read_meta(args.tracklets), subjects.tracklet, args.tracklets)
     outcome = apply(protocol, subjects)
-    print(f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}\n\n{about(outcome, saw, args.normalise)}\n")
+    print(f"{title(run, meta)}\n\n{about(outcome, saw, args.normalise)}\n")
     print(audit(case_of(protocol, subjects, frames), outcome, saw, looked_for))
 
 

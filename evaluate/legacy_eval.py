@@ -30,7 +30,7 @@ from evaluate.distance import squared_distances
 from evaluate.protocols import CMC_RANKS, Subjects, apply, protocol_named
 from evaluate.report_page.summary import AP_NAMES, Mean, markdown_table
 from evaluate.retrieval import AveragePrecision, Summary, retrieve, same_identity, summarise
-from evaluate.score import check_origin, normalised, subjects_of, what_it_saw
+from evaluate.score import IDENTITY, TRAINING_OF, check_origin, normalised, subjects_of, test_set_of, what_it_saw
 from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
 from pipeline.base.code import SCORING
@@ -336,6 +336,17 @@ def note(normalise: bool) -> str:
     return NOTE.format(feature="scaled to length 1" if normalise else "as embedded, not normalised")
 
 
+def title(run: RunConfig, meta: Mapping[str, Any]) -> str:
+    """Heading of a table: the training, and the test set where it is not the training's own.
+
+    Args:
+        meta: of EMBEDDINGS.
+    """
+    trained = f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}"
+    dataset, split = test_set_of(meta, run)
+    return trained if (dataset, split) == (run.dataset, run.split) else f"{trained}, tested on {dataset}, split {split}"
+
+
 def compare(embeddings: str, config: str, tracklets: str, normalise: bool = False) -> tuple[str, dict[str, Any]]:
     """One run's four results.
 
@@ -357,13 +368,9 @@ def compare(embeddings: str, config: str, tracklets: str, normalise: bool = Fals
     frames = tracklet_lengths(known, tables.read_meta(tracklets), subjects.tracklet, tracklets)
     saw = what_it_saw(table, meta)
     found = results(subjects, frames)
-    about = {name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")}
-    about |= {f"test_{name}": meta.get(f"test_{name}", about[name]) for name in ("dataset", "split")}
-    title = f"{run.method} · {run.stage} on {run.dataset}, split {run.split}, seed {run.seed}"
-    if about["test_dataset"] != run.dataset:
-        title += f", tested on {about['test_dataset']}, split {about['test_split']}"
-    return f"{title}\n\n{comparison(found, saw)}", {
-        **about,
+    about = (*(getattr(run, name) for name in TRAINING_OF), *test_set_of(meta, run))
+    return f"{title(run, meta)}\n\n{comparison(found, saw)}", {
+        **dict(zip(IDENTITY, about, strict=True)),
         "modality": saw,
         "oracle": bool(meta.get("oracle", False)),
         "feature": {"dim": subjects.vector.shape[1], "normalised": normalise, "distance": "squared euclidean"},

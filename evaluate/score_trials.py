@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from evaluate.cohort import identity_means, normalise, statistics
 from evaluate.protocols import Subjects
-from evaluate.score import check_origin, seen, subjects_of
+from evaluate.score import IDENTITY, TRAINING_OF, check_origin, subjects_of, test_set_of, what_it_saw
 from evaluate.verification import Trials, check_p_target, interval
 from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
@@ -201,7 +201,7 @@ def metrics(
     """
     subjects = _subjects(embeddings)
     check_origin(meta, run)
-    sees = seen(_one_modality(embeddings), meta)
+    saw = what_it_saw(embeddings, meta)
     pairs = pairs_of(trials, subjects, wanted.allow_repeats)
     vectors = unit(subjects.vector)
     scores = trial_scores(vectors, pairs.left, pairs.right)
@@ -209,14 +209,14 @@ def metrics(
     left, right = place[: len(scores)], place[len(scores) :]
     normalisation = None
     if cohort is not None:
-        others = _cohort(*cohort, run, subjects, meta, sees)
+        others, tested = _cohort(*cohort, run, subjects, meta, saw)
         scores = normalise(scores, left, right, *statistics(vectors[items], others, wanted.cohort_top))
-        normalisation = {"kind": "adaptive s-norm", "top": wanted.cohort_top, "identities": len(others)}
+        normalisation = {"kind": "adaptive s-norm", "top": wanted.cohort_top, "identities": len(others), **tested}
     scored = Trials(scores, pairs.same)
     names, code = np.unique(identity_codes(subjects)[items], return_inverse=True)
     return {
-        **{name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")},
-        "modality": sees,
+        **_tested(meta, run),
+        "modality": saw,
         "oracle": bool(meta.get("oracle", False)),
         "trained_on": run.companion,
         "companion": meta.get("companion"),
@@ -235,19 +235,28 @@ def metrics(
     }
 
 
+def _tested(meta: Mapping[str, Any], run: RunConfig) -> dict[str, Any]:
+    """The training, and the test set that EMBEDDINGS are of."""
+    return dict(zip(IDENTITY, (*(getattr(run, name) for name in TRAINING_OF), *test_set_of(meta, run)), strict=True))
+
+
 def _cohort(
-    embeddings: pa.Table, meta: Mapping[str, Any], run: RunConfig, subjects: Subjects, their_meta: Mapping[str, Any], sees: str
-) -> np.ndarray:
-    """float64 [identities, D]; one vector of length 1 per identity that has none of its own in the trials, made as theirs were."""
+    embeddings: pa.Table, meta: Mapping[str, Any], run: RunConfig, subjects: Subjects, their_meta: Mapping[str, Any], saw: str
+) -> tuple[np.ndarray, dict[str, str]]:
+    """One vector of length 1 per identity that has none of its own in the trials, made as theirs were.
+
+    Returns:
+        float64 [identities, D]; test_dataset and test_split of the cohort, which may be others than those of the trials.
+    """
     try:
         cohort = _subjects(embeddings)
         check_origin(meta, run)
-        found = seen(_one_modality(embeddings), meta)
+        found = what_it_saw(embeddings, meta)
     except ScoreError as error:
         raise ScoreError(f"cohort: {error}") from None
-    if found != sees:
+    if found != saw:
         raise ScoreError(
-            f"cohort: made with {found}, the trials' embeddings with {sees}; expected the same, else their cosines mean something else"
+            f"cohort: made with {found}, the trials' embeddings with {saw}; expected the same, else their cosines mean something else"
         )
     weights, theirs = (note.get(origin.FROM, {}).get("weights") for note in (meta, their_meta))
     if weights != theirs:
@@ -258,12 +267,13 @@ def _cohort(
             f"cohort: {int(wrong.sum())} of {len(wrong)} tracklets are no persons, the first is {cohort.tracklet[int(np.argmax(wrong))]}; "
             "expected identities alone"
         )
+    (dataset, split), (their_dataset, _) = test_set_of(meta, run), test_set_of(their_meta, run)
     shared = np.intersect1d(cohort.identity, subjects.identity[subjects.kind == "person"])
-    if len(shared):
+    if len(shared) and dataset == their_dataset:  # '0001' of another data set is somebody else
         raise ScoreError(
             f"cohort: {len(shared)} of its identities are also those of the trials' embeddings, the first is {shared[0]}; take others, e.g. of training"
         )
-    return identity_means(unit(cohort.vector), identity_codes(cohort))
+    return identity_means(unit(cohort.vector), identity_codes(cohort)), {"test_dataset": dataset, "test_split": split}
 
 
 def _numbers(scored: Trials, sides: tuple[np.ndarray, np.ndarray], wanted: Wanted) -> dict[str, Any]:
@@ -303,15 +313,6 @@ def _numbers(scored: Trials, sides: tuple[np.ndarray, np.ndarray], wanted: Wante
     }
 
 
-def _one_modality(embeddings: pa.Table) -> str:
-    found = sorted(set(embeddings.column("modality").to_pylist()))
-    if len(found) > 1:
-        raise ScoreError(
-            f"embeddings: vectors of modality {', '.join(found)} in one table; expected one, else nobody knows what was compared"
-        )
-    return str(found[0])
-
-
 def _subjects(embeddings: pa.Table) -> Subjects:
     """EMBEDDINGS as arrays; a vector that has no direction has no cosine."""
     subjects = subjects_of(embeddings)
@@ -336,7 +337,8 @@ def table(made: Mapping[str, Any]) -> str:
         ("list", trials["name"]),
         ("trials", f"{trials['trials']:,}: {trials['same']:,} same, {trials['different']:,} different{repeated}"),
         ("of", f"{trials['items']:,} items, {trials['identities']:,} identities"),
-        ("run", " ".join(f"{name} {made[name]}" for name in ("method", "dataset", "split", "seed", "stage"))),
+        ("run", " ".join(f"{name} {made[name]}" for name in TRAINING_OF)),
+        ("tested on", f"dataset {made['test_dataset']} split {made['test_split']}"),
         ("sees", made["modality"]),
         ("score", f"cosine of vectors of length 1, {made['feature']['dim']} values{_normalised(made['feature']['score_normalisation'])}"),
         ("EER", f"{percent[0]:.3f} %{_interval(made['eer'], 100, 3, drawn)}, interpolated; {percent[1]:.3f} % in the reference form"),
@@ -353,7 +355,11 @@ def table(made: Mapping[str, Any]) -> str:
 
 
 def _normalised(by: Mapping[str, Any] | None) -> str:
-    return "" if by is None else f"; {by['kind']} by the {by['top']:,} nearest of {by['identities']:,} other identities"
+    return (
+        ""
+        if by is None
+        else f"; {by['kind']} by the {by['top']:,} nearest of {by['identities']:,} other identities of {by['test_dataset']}, split {by['test_split']}"
+    )
 
 
 def _interval(number: Mapping[str, Any], scale: int, digits: int, drawn: Mapping[str, Any] | None) -> str:

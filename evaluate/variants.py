@@ -8,7 +8,7 @@ Source:  specs/datasets.md sections 1.3, 1.4 and 8; specs/dubbernet.md section 7
 
 The evaluator sorts, walks down each ranking and knows nothing of `evaluate.retrieval`, which counts ranks. With nothing changed it
 gives the same numbers. All test tracklets are sorted once per query (:class:`Ranking`); a variant picks from that order the entries
-of its gallery, so thirty of them cost little more than one. What is not in the protocol's gallery is measured in a second matrix
+of its gallery, so all of them cost little more than one. What is not in the protocol's gallery is measured in a second matrix
 product, so its distance may differ in the last digit from that of an equal vector inside.
 """
 
@@ -123,6 +123,8 @@ class Rules:
     farthest_first: bool = False
     ties: Literal["as listed", "backwards", "right ones first"] = "as listed"
     ap: AP = at_hits
+    empty: float = math.nan
+    """AP of a query whose ranking is empty."""
     unanswered: Literal["skipped", "wrong", "right", "undefined", "wrong in the CMC"] = "skipped"
     """Queries without a right answer. 'undefined': wrong in the CMC, and no AP, hence no mAP."""
     dropped: float = 0.0
@@ -174,6 +176,7 @@ def case_of(protocol: Protocol, subjects: Subjects, frames: np.ndarray | None = 
     rules = Rules(
         removes_same_camera=protocol.removes_same_camera,
         ap=at_hits if protocol.ap == "hit" else trapezoid,
+        empty=math.nan if protocol.ap == "hit" else 0.0,  # an empty ranking is wrong, says the original scorer
         unanswered="skipped" if protocol.averaged_over == "valid" else "undefined",
     )
     ranking = _rank(subjects, np.concatenate([query, _asking_distractors(subjects, entries)]), entries)
@@ -248,7 +251,7 @@ def _query(ranking: Ranking, lists: Lists, rules: Rules, place: np.ndarray, q: i
     rank = np.flatnonzero(right) + 1
     if len(rank):
         return int(rank[0]), rules.ap(rank, answers, distance)
-    return 0, 0.0 if rules.ap is trapezoid and not len(right) else math.nan  # an empty ranking is wrong, says the original scorer
+    return 0, math.nan if len(right) else rules.empty
 
 
 def _among_equals(distance: np.ndarray, right: np.ndarray, ties: str) -> np.ndarray:
@@ -437,7 +440,7 @@ def matched_with_itself(case: Case) -> Printed:
 
 @variant(
     "Numbers the persons in the order of a set, which differs between the list of the queries and that of the gallery.",
-    "JDAI-CV/fast-reid#523 (each process had an order of its own); label maps from a set also in the released code of DubberNet",
+    "JDAI-CV/fast-reid#523 (a user's own data set code, in which each process had an order of its own)",
     "too low",
 )
 def labels_in_order_of_a_set(case: Case) -> Printed:
@@ -552,7 +555,8 @@ def hard_queries_left_out(case: Case) -> Printed:
 
 @variant(
     "Prints trapezoid AP (a definition of its own, right by its name) where others print AP at hits.",
-    "JDAI-CV/fast-reid#18, wangguanan/light-reid#6, Cysu/open-reid#50",
+    "the difference is discussed in JDAI-CV/fast-reid#18, layumi/Person_reID_baseline_pytorch#16 and wangguanan/light-reid#6; in "
+    "Cysu/open-reid#50 it comes with the version of scikit-learn",
     "too low",
 )
 def trapezoid_called_map(case: Case) -> Printed:
@@ -560,28 +564,42 @@ def trapezoid_called_map(case: Case) -> Printed:
 
 
 @variant(
-    "Gives all equally near entries the precision at the last of them, as scikit-learn does since 0.19.",
-    "Cysu/open-reid#50 (AP by average_precision_score, which groups equal scores)",
+    "Gives all equally near entries the precision at the last of them, as scikit-learn's average_precision_score does.",
+    "Cysu/open-reid#50 (AP by average_precision_score)",
     "either",
 )
 def ap_of_tied_groups(case: Case) -> Printed:
-    return case.prints(ap=_grouped)
+    return case.prints(ap=_grouped if case.protocol.ap == "hit" else _grouped_trapezoid)
+
+
+def _groups(rank: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers, int64, and precision, float64, down to the last entry of each group of equals, and before the first (0 and 1)."""
+    last = np.flatnonzero(np.append(np.diff(distance) != 0, True)) + 1
+    right = np.searchsorted(rank, last, side="right")
+    return np.append(0, right), np.append(1.0, right / last)
 
 
 def _grouped(rank: np.ndarray, answers: int, distance: np.ndarray) -> float:
-    last = np.flatnonzero(np.append(np.diff(distance) != 0, True)) + 1  # ranks at which a group of equals ends
-    end = last[np.searchsorted(last, rank)]
-    return float(np.sum(np.searchsorted(rank, end, side="right") / end) / answers)
+    right, precision = _groups(rank, distance)
+    return float(np.sum(np.diff(right) * precision[1:]) / answers)
 
 
-@variant("Takes AP over the first ten entries only, and over the right answers among them.", "SiddhantKapil/LA-Transformer#8", "too high")
+def _grouped_trapezoid(rank: np.ndarray, answers: int, distance: np.ndarray) -> float:
+    right, precision = _groups(rank, distance)
+    return float(np.sum(np.diff(right) * (precision[1:] + precision[:-1]) / 2) / answers)
+
+
+@variant(
+    "Takes AP over the first ten entries only, and over the right answers among them.",
+    "asked about in SiddhantKapil/LA-Transformer#7",
+    "too high",
+)
 def ap_of_the_first_ten(case: Case) -> Printed:
-    return case.prints(ap=_first_ten)
+    def first_ten(rank: np.ndarray, _: int, distance: np.ndarray) -> float:
+        near = rank[rank <= 10]
+        return case.rules.ap(near, len(near), distance) if len(near) else 0.0
 
-
-def _first_ten(rank: np.ndarray, _: int, distance: np.ndarray) -> float:
-    near = rank[rank <= 10]
-    return at_hits(near, len(near), distance) if len(near) else 0.0
+    return case.prints(ap=first_ten)
 
 
 @variant("Divides AP by right answers that were removed, too.", "wl-zhao/DIML#2 (the query itself among them)", "too low")
@@ -595,11 +613,10 @@ def ap_over_removed_answers(case: Case) -> Printed:
     "too low",
 )
 def ap_by_whole_numbers(case: Case) -> Printed:
-    return case.prints(ap=_whole)
+    def whole(rank: np.ndarray, answers: int, distance: np.ndarray) -> float:
+        return (1 // answers) * case.rules.ap(rank, 1, distance)
 
-
-def _whole(rank: np.ndarray, answers: int, distance: np.ndarray) -> float:
-    return (1 // answers) * at_hits(rank, 1, distance)
+    return case.prints(ap=whole)
 
 
 # what is scored

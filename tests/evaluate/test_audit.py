@@ -76,7 +76,7 @@ def test_all_rows_are_there_and_say_what_they_are(tmp_path, capsys):
         assert [rows[name][metric] for metric in METRICS] == [f"{100 * found.values[metric]:.1f}" for metric in METRICS]
         assert rows[name]["valid queries"] == f"{found.valid} of {found.queries}" and rows[name]["the network saw"] == "frames only"
         moved = [round(100 * (found.values[m] - right.values[m]), 1) + 0.0 for m in ("R1", "mAP")]
-        assert [float(part) for part in rows[name]["R1, mAP against the sound ones"].split(", ")] == moved
+        assert [float(part) for part in rows[name]["R1, mAP minus the sound ones"].split(", ")] == moved
     assert printed.startswith("m · s on d, split 0, seed 3\n\nProtocol `market`: gallery of ")
     assert "120 of 124 queries valid; AP at hits; mean over valid queries" in printed
     assert "Only the row `sound` is a score to report" in printed and "oracle" not in printed and "Printed were" not in printed
@@ -115,6 +115,13 @@ def test_vectors_of_length_1(tmp_path, capsys):
     right = ours(apply(RIGHT, normalised(scene())))
     assert [rows_of(printed)[audit.SOUND][name] for name in METRICS] == [f"{100 * right.values[name]:.1f}" for name in METRICS]
     assert "vectors of length 1, squared Euclidean" in printed and right.values != ours(apply(RIGHT, scene())).values
+
+
+def test_another_test_set_is_named(tmp_path, capsys):
+    audit.main(command(tmp_path, meta={"test_dataset": "mars", "test_split": "official"}))
+    assert capsys.readouterr().out.startswith("m · s on d, split 0, seed 3, tested on mars, split official\n\nProtocol")
+    audit.main(command(tmp_path, meta={"test_dataset": "d", "test_split": "0"}))  # control: its own
+    assert capsys.readouterr().out.startswith("m · s on d, split 0, seed 3\n\nProtocol")
 
 
 def test_no_row_agrees(tmp_path, capsys):
@@ -189,6 +196,22 @@ def test_every_protocol_can_be_asked_for(tmp_path, capsys, name):
     outcome = apply(PROTOCOLS[name], scene())
     assert f"Protocol `{name}`: gallery of {outcome.gallery_size} " in printed
     assert rows_of(printed)[audit.SOUND]["valid queries"] == f"{outcome.summary.valid} of {outcome.summary.queries}"
+
+
+def test_a_row_that_prints_the_sound_numbers_says_so_and_explains_none(tmp_path, capsys):
+    """Under pid_only nothing is removed, so no variant of cameras changes anything and every query of the scene is answered."""
+    arguments = [*command(tmp_path), "--protocol=pid_only"]
+    audit.main(arguments)
+    rows = rows_of(capsys.readouterr().out)
+    same = {name for name, row in rows.items() if row["R1, mAP minus the sound ones"] == audit.SAME}
+    removed = {"no_camera_rule", "removed_keep_their_places", "ap_over_removed_answers"}
+    answered = {"unanswerable_are_wrong", "unanswerable_are_right", "cmc_over_all_queries"}
+    assert same == removed | answered | {name for name in VARIANTS if name.startswith("cameras_")}
+    assert rows["rank_5_from_index_1"]["R1, mAP minus the sound ones"] == "0.0, 0.0"  # R5 is another one
+    audit.main([*arguments, "--printed", *(f"{metric}={rows[audit.SOUND][metric]}" for metric in METRICS)])
+    printed = capsys.readouterr().out
+    assert f": `{audit.SOUND}` would print them" in printed
+    assert {name for name, row in rows_of(printed).items() if row["the printed numbers"]} == {audit.SOUND}
 
 
 def test_a_variant_that_cannot_score_says_why():

@@ -166,6 +166,7 @@ def test_another_test_set_is_named(tmp_path, capsys):
     for meta, named, title in (
         ({}, ("d", "0"), "m · s on d, split 0, seed 3\n"),
         ({"test_dataset": "mars", "test_split": "official"}, ("mars", "official"), "seed 3, tested on mars, split official\n"),
+        ({"test_dataset": "d", "test_split": "1"}, ("d", "1"), "seed 3, tested on d, split 1\n"),
     ):
         legacy_eval.main([*command(tmp_path, meta=meta), out])
         assert title in capsys.readouterr().out

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from evaluate import score_trials
-from evaluate.score import TRAINING_OF
+from evaluate.protocols import apply, protocol_named
+from evaluate.score import IDENTITY, TRAINING_OF
 from evaluate.score_trials import Wanted, metrics, pairs_of, table, trial_scores, unit
 from evaluate.verification import Trials
 from pipeline.base import origin, tables
@@ -160,6 +161,7 @@ def test_a_table_says_what_its_numbers_are_of():
         "trials    10: 4 same, 6 different",
         "of        11 items, 7 identities",
         "run       method m dataset d split 0 seed 3 stage student",
+        "tested on dataset d split 0",
         "sees      oracle frames + label-derived audio",
         "score     cosine of vectors of length 1, 2 values",
         "P_target = 0.01; 0.5000 in the reference form",
@@ -167,6 +169,36 @@ def test_a_table_says_what_its_numbers_are_of():
         assert words in said
     assert "0.05" not in said  # nobody asked for it
     assert "frames only" in table(scored(TEN, TEN_TRIALS))
+
+
+def test_another_test_set_is_named():
+    """By both keys that metrics.json has, and on the screen; without them it is the training's own."""
+    own, other = scored(TEN, TEN_TRIALS), scored(TEN, TEN_TRIALS, {"test_dataset": "vox", "test_split": "o"})
+    assert [own[name] for name in IDENTITY] == ["m", "d", "0", 3, "student", "d", "0"]
+    assert [other[name] for name in IDENTITY] == ["m", "d", "0", 3, "student", "vox", "o"]
+    assert "tested on dataset vox split o\n" in table(other) and "tested on dataset d split 0\n" in table(own)
+
+
+def test_oracle_stands_beside_the_numbers_whatever_the_table_says_it_saw():
+    """A table that contradicts itself still carries the word, and its cohort has to."""
+    out = scored(TEN, TEN_TRIALS, {"oracle": True}, cohort=(COHORT, {"oracle": True}), cohort_top=3)
+    assert out["oracle"] and out["modality"] == "oracle frames only" and "sees      oracle frames only\n" in table(out)
+    assert "oracle" not in table(scored(TEN, TEN_TRIALS, {"oracle": False}))
+    for theirs, others in (({"oracle": True}, {}), ({}, {"oracle": True})):
+        with pytest.raises(ScoreError, match=r"cohort: made with (oracle )?frames only, the trials' embeddings with (oracle )?frames only"):
+            scored(TEN, TEN_TRIALS, theirs, cohort=(COHORT, others), cohort_top=3)
+
+
+@pytest.mark.parametrize("camera", [-1, 0])
+def test_recordings_without_a_camera_are_verified(camera):
+    """A camera is compared nowhere; control: a ranking that compares it refuses."""
+    rows = [{**r, "camera": camera} for r in TEN]
+    assert scored(rows, TEN_TRIALS) == scored(TEN, TEN_TRIALS)
+    ranked = _subjects([{**r, "role": "query" if r["tracklet"] == "anchor" else "gallery"} for r in rows])
+    with pytest.raises(
+        ScoreError, match="11 of 11 tracklets have no known camera" if camera < 0 else "none of 1 queries has a right answer"
+    ):
+        apply(protocol_named("market"), ranked)
 
 
 def test_a_name_cannot_write_to_the_terminal():
@@ -282,8 +314,10 @@ def test_scores_are_normalised_by_a_cohort(monkeypatch):
     monkeypatch.setattr(score_trials, "Trials", lambda scores, same: given.append(scores) or Trials(scores, same))
     out = scored(PAIR, [pair("e", "t"), pair("e2", "e", True)], cohort=(COHORT, {}), cohort_top=3)
     assert given[0][0] == pytest.approx(-0.5174549, abs=1e-6)
-    assert out["feature"]["score_normalisation"] == {"kind": "adaptive s-norm", "top": 3, "identities": 4}
-    assert "2 values; adaptive s-norm by the 3 nearest of 4 other identities" in table(out)
+    assert out["feature"]["score_normalisation"] == {
+        "kind": "adaptive s-norm", "top": 3, "identities": 4, "test_dataset": "d", "test_split": "0",
+    }  # fmt: skip
+    assert "2 values; adaptive s-norm by the 3 nearest of 4 other identities of d, split 0\n" in table(out)
     scored(PAIR, [pair("e", "t"), pair("e2", "e", True)])
     assert given[1][0] == pytest.approx(0.6)  # control: the cosine
 
@@ -315,6 +349,15 @@ def test_a_cohort_that_measures_nothing_is_refused(rows, meta, top, message):
     with pytest.raises(ScoreError, match=message):
         scored(TEN, TEN_TRIALS, cohort=(rows, meta), cohort_top=top)
     scored(TEN, TEN_TRIALS, cohort=(COHORT, {}), cohort_top=3)
+
+
+def test_a_cohort_of_another_data_set_is_said_and_its_names_are_others():
+    """Identity 'a' of the cohort's data set is not that of the trials'; of another split of the same data set it is."""
+    rows = [*COHORT, row("x", "a", (1, 1))]
+    out = scored(TEN, TEN_TRIALS, cohort=(rows, {"test_dataset": "vox", "test_split": "dev"}), cohort_top=3)
+    assert "5 other identities of vox, split dev" in table(out) and out["test_dataset"] == "d"
+    with pytest.raises(ScoreError, match="1 of its identities are also those of the trials' embeddings"):
+        scored(TEN, TEN_TRIALS, cohort=(rows, {"test_dataset": "d", "test_split": "1"}), cohort_top=3)
 
 
 def _subjects(rows):
