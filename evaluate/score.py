@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from evaluate import queries as per_query
 from evaluate.bootstrap import SEED
+from evaluate.distance import Vectors
 from evaluate.protocols import CMC_RANKS, Outcome, Subjects, apply, first_entries, protocol_named
 from evaluate.queries import DISTANCE, RANKS, RERANKED
 from evaluate.rerank import reranked_distances
@@ -119,7 +120,7 @@ def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, tes
     }, queries
 
 
-def _reranked(queries: np.ndarray, gallery: np.ndarray, how: RerankConfig) -> Iterator[np.ndarray]:
+def _reranked(queries: Vectors, gallery: Vectors, how: RerankConfig) -> Iterator[np.ndarray]:
     return reranked_distances(queries, gallery, how.k1, how.k2, how.weight)
 
 

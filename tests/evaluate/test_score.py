@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from evaluate import score
+from evaluate import protocols, score
 from pipeline.base import tables
 from pipeline.base.build import plain
 from pipeline.base.config import MethodConfig, RerankConfig, RunConfig, ScoringConfig, StageConfig
 from pipeline.base.errors import ConfigError, ScoreError, UserError
+from pipeline.base.seeds import rng
 
 STAGE = StageConfig(network="dubbernet_student")
 RUN = RunConfig(
@@ -226,6 +227,34 @@ def test_ranked_lists_agree_with_the_ranks():
     for entry in out["ranked"]:
         hits = [i for i, cell in enumerate(entry["gallery"], 1) if cell["match"]]
         assert (hits[0] if hits else None) == (entry["first_hit"] if entry["first_hit"] <= 10 else None)
+
+
+def list_of_each_query_is_its_ranking(width):
+    """Whether the lists of tied integers hold right answers exactly where the counted ranks say."""
+    draw = rng(8, "ties", width)
+    rows = [
+        row(f"t{i:03d}", "query" if i < 24 else "gallery", str(i % 6), i // 6 % 3, draw.integers(0, 3, width).astype(float).tolist())
+        for i in range(300)
+    ]
+    ranked = metrics(made(rows), {}, ["market"], resamples=0)["ranked"]
+    first = [next((i for i, cell in enumerate(entry["gallery"], 1) if cell["match"]), None) for entry in ranked]
+    return first == [entry["first_hit"] if entry["first_hit"] <= score.ENTRIES else None for entry in ranked]
+
+
+@pytest.mark.parametrize("width", [4, 16, 64])
+def test_ranked_lists_of_tied_vectors_agree_with_the_ranks(width):
+    assert list_of_each_query_is_its_ranking(width)
+
+
+def test_lists_by_a_product_of_one_row_would_not(monkeypatch):
+    """Negative control: as float32 rounds them, equal distances come in another order."""
+
+    def rounded(left, i, right, j):
+        a, b = left[i[:1]] - right.mean(axis=0), right[j] - right.mean(axis=0)
+        return ((a**2).sum(1) + (b**2).sum(1) - 2 * (b @ a.T)[:, 0]).astype(np.float64)
+
+    monkeypatch.setattr(protocols, "pair_distances", rounded)
+    assert not all(list_of_each_query_is_its_ranking(width) for width in (16, 64))
 
 
 def test_vectors_of_length_1_where_the_settings_say_so():
