@@ -389,6 +389,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     if len(args.embeddings) != len(args.config):
         raise ScoreError(f"{len(args.embeddings)} files after --embeddings and {len(args.config)} after --config: give one of each per run")
+    cli.check_outputs({"--out": args.out}, {"--embeddings": args.embeddings, "--config": args.config, "--tracklets": args.tracklets})
     made = [compare(*files, args.tracklets, args.normalise) for files in zip(args.embeddings, args.config, strict=True)]
     print("\n\n".join([*(text for text, _ in made), note(args.normalise)]))
     if args.out:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.bootstrap import Part, intervals, units
+from evaluate.bootstrap import Part, intervals
 from evaluate.protocols import Outcome, Subjects
 from pipeline.base import tables
 from pipeline.base.config import ScoringConfig
@@ -110,19 +110,23 @@ def read_answers(path: Path, digest: str) -> dict[tuple[str, str], Answers]:
     }
 
 
-def over_runs(by_split: dict[str, list[Answers]], how: ScoringConfig) -> dict[str, Interval]:
+def over_runs(test_set: str, by_split: dict[str, list[Answers]], how: ScoringConfig) -> dict[str, Interval]:
     """By metric: the interval of a mean over runs.
 
     Args:
-        by_split: name of test set and split -> what each run on it came to, all over the queries that are averaged over.
+        test_set: name of the data set that is tested.
+        by_split: its split -> what each run on it came to, all over the queries that are averaged over.
 
     Raises:
         ScoreError: runs on one split had other queries.
     """
     parts = []
-    for name, runs in by_split.items():
+    for split, runs in by_split.items():
         first = runs[0]
         if any(list(other.query) != list(first.query) for other in runs):
-            raise ScoreError(f"{name}: its runs were scored over other queries, so their mean would mean nothing; score them again")
-        parts.append(Part(name, np.mean([run.values for run in runs], axis=0), units(first.identity, how.unit)))
-    return dict(zip(METRICS, intervals(parts, how), strict=True))
+            raise ScoreError(
+                f"{test_set}, split {split}: its runs were scored over other queries, so their mean would mean nothing; score them again"
+            )
+        unit = first.query if how.unit == "query" else first.identity
+        parts.append(Part(np.mean([run.values for run in runs], axis=0), unit, len(runs)))
+    return dict(zip(METRICS, intervals(test_set, parts, how), strict=True))

@@ -30,7 +30,10 @@ def main(argv: list[str] | None = None) -> None:
     cli.config_argument(arguments)
     args = arguments.parse_args(argv)
     config = cli.load(ReportConfig, args.config, "report")
+    outs = {"OUT": args.out, "--markdown": args.markdown, "--csv": args.csv, "--ablation-csv": args.ablation_csv}
+    cli.check_outputs(outs, {"--inputs": args.inputs})
     inputs = read_inputs(args.inputs)
+    cli.check_outputs(outs, {f"a file that {args.inputs} names": inputs.files})
     rows, reranked, comparison = score_rows(inputs), score_rows(inputs, RERANKED), compare(inputs)
     if args.ablation_csv and comparison is None:
         raise ConfigError(f"--ablation-csv: {args.inputs} has no ablation; leave the option out")

@@ -92,21 +92,26 @@ def normalised(subjects: Subjects) -> Subjects:
     return replace(subjects, vector=(subjects.vector / length[:, None]).astype(np.float32))
 
 
-def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, test_set: str) -> tuple[dict[str, Any], pa.Table]:
+def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, tested: tuple[str, str]) -> tuple[dict[str, Any], pa.Table]:
     """The parts ``protocols``, ``reranked`` and ``ranked`` of metrics.json, and QUERIES; the first protocol makes the ranked lists.
 
     Args:
-        test_set: data set and split, which the draws of the intervals are seeded with.
+        tested: data set and split.
     """
     outcomes = [apply(protocol_named(name), subjects) for name in protocols]
     found = {DISTANCE: outcomes}
     if how.rerank.on:  # a gallery that holds the queries would make each its own first neighbour twice
         asked = [o for o in outcomes if "query" not in o.protocol.gallery_roles]
+        if not asked:
+            raise ScoreError(
+                f"scoring.rerank.on: the galleries of {', '.join(protocols)} hold the queries, and such are not re-ranked; score by another "
+                "protocol as well, or set it to false"
+            )
         found[RERANKED] = [apply(o.protocol, subjects, partial(_reranked, how=how.rerank)) for o in asked]
     queries = tables.table(
         [row for ranking, some in found.items() for o in some for row in per_query.rows(ranking, o, subjects)], tables.QUERIES
     )
-    numbers = {ranking: {o.protocol.name: _numbers(o, subjects, how, test_set) for o in some} for ranking, some in found.items()}
+    numbers = {ranking: {o.protocol.name: _numbers(o, subjects, how, tested) for o in some} for ranking, some in found.items()}
     return {
         "protocols": numbers[DISTANCE],
         RERANKED: numbers.get(RERANKED),
@@ -118,7 +123,7 @@ def _reranked(queries: np.ndarray, gallery: np.ndarray, how: RerankConfig) -> It
     return reranked_distances(queries, gallery, how.k1, how.k2, how.weight)
 
 
-def _numbers(outcome: Outcome, subjects: Subjects, how: ScoringConfig, test_set: str) -> dict[str, Any]:
+def _numbers(outcome: Outcome, subjects: Subjects, how: ScoringConfig, tested: tuple[str, str]) -> dict[str, Any]:
     """One protocol's entry. A number that the protocol does not define here is null, with the reason in skipped_queries."""
     summary, protocol = outcome.summary, outcome.protocol
     cmc = summary.cmc
@@ -135,7 +140,7 @@ def _numbers(outcome: Outcome, subjects: Subjects, how: ScoringConfig, test_set:
         **{f"R{k}": float(cmc[k - 1]) for k in RANKS},
         "mAP": _defined(summary.mean_ap),
         "mINP": _defined(summary.mean_inp) if protocol.ap == "hit" else None,
-        "intervals": per_query.over_runs({test_set: [answers]}, how),
+        "intervals": per_query.over_runs(tested[0], {tested[1]: [answers]}, how),
         "cmc": [float(value) for value in cmc[:CMC_RANKS]],
     }
 
@@ -175,6 +180,9 @@ def _about(subjects: Subjects, row: int) -> dict[str, Any]:
     return {"identity": str(subjects.identity[row]), "camera": int(subjects.camera[row])}
 
 
+TEXT = "text"
+ALONE = {"frames": "frames only", TEXT: "text only"}
+"""Modalities without sound, in words."""
 SOUNDS = {"recorded": "recorded sound", "silence": "silence", "noise": "noise"}
 """What a test tracklet may hear that is not derived from labels, by policy of the alignment."""
 
@@ -183,18 +191,18 @@ def seen(modality: str, meta: Mapping[str, Any]) -> str:
     """What the network had before it at test time, in words that cannot be taken for one another.
 
     Args:
-        modality: of EMBEDDINGS: 'frames', 'frames+<kind>', or '<kind>' of a network that only hears.
+        modality: of EMBEDDINGS: 'frames', 'text', 'frames+<kind>', or '<kind>' of a network that only hears.
         meta: of EMBEDDINGS; without sound none is needed.
 
     Returns:
-        'frames only', 'frames + silence', 'frames + recorded sound', 'oracle frames + label-derived audio', 'audio only: silence',
+        'frames only', 'text only', 'frames + silence', 'frames + recorded sound', 'oracle frames + label-derived audio', 'audio only: silence',
         'oracle audio only: label-derived audio', and so on.
 
     Raises:
         ScoreError: sound was heard, and the meta does not say which, or contradicts itself.
     """
-    if modality == "frames":
-        return "frames only"
+    if modality in ALONE:
+        return ALONE[modality]
     if not {"oracle", "label_derived", "policy"} <= meta.keys():
         raise ScoreError(
             "embeddings heard sound but do not say whether it was derived from labels (oracle, label_derived, policy); "
@@ -213,14 +221,17 @@ def what_it_saw(embeddings: pa.Table, meta: Mapping[str, Any]) -> str:
     """:func:`seen` of a whole table; whoever wrote it, the word oracle goes wherever a number goes.
 
     Raises:
-        ScoreError: vectors of several modalities, between which distances mean nothing; as :func:`seen`.
+        ScoreError: vectors of several modalities between which distances mean nothing (sentences that ask for frames may differ from
+            what answers); as :func:`seen`.
     """
-    modality, *others = embeddings.column("modality").unique().to_pylist() or [""]
-    if others:
+    asks = pc.equal(embeddings.column("role"), "query")
+    sides = [embeddings.filter(chosen).column("modality").unique().to_pylist() for chosen in (asks, pc.invert(asks))]
+    found = list(dict.fromkeys(name for side in sides for name in side))
+    if max(map(len, sides)) > 1 or (len(found) > 1 and TEXT not in found):
         raise ScoreError(
-            f"embeddings: vectors of modality {', '.join([modality, *others])} in one table; distances between them mean nothing, so give one"
+            f"embeddings: vectors of modality {', '.join(found)} in one table; distances between them mean nothing, so give one"
         )
-    words = seen(modality, meta)
+    words = f"queries: {seen(sides[0][0], meta)}; gallery: {seen(sides[1][0], meta)}" if len(found) > 1 else seen("".join(found), meta)
     return words if not meta.get("oracle") or words.startswith(ORACLE) else f"{ORACLE} {words}"
 
 
@@ -252,7 +263,7 @@ def metrics(
     if how.normalise:
         subjects = normalised(subjects)
     test_dataset, test_split = test_set_of(meta, run)
-    numbers, queries = scores(subjects, protocols, how, f"{test_dataset}-{test_split}")
+    numbers, queries = scores(subjects, protocols, how, (test_dataset, test_split))
     return {
         **{name: getattr(run, name) for name in TRAINING_OF},
         "test_dataset": test_dataset,
@@ -285,6 +296,9 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     for name in args.protocols:
         protocol_named(name)
+        if args.protocols.count(name) > 1:
+            raise ScoreError(f"--protocols: '{name}' is there {args.protocols.count(name)} times; name each once")
+    cli.check_outputs({"OUT": args.out, "--queries": args.queries}, {"--embeddings": args.embeddings, "--config": args.config})
     how = cli.load(ScoringConfig, args.scoring, "scoring")
     run = build(RunConfig, read_json(args.config), args.config)
     embeddings = tables.read(args.embeddings, tables.EMBEDDINGS)

@@ -419,6 +419,8 @@ def main(argv: list[str] | None = None) -> None:
         cohort_top=args.cohort_top,
         allow_repeats=args.allow_repeats,
     )
+    read_too = {"--embeddings": args.embeddings, "--trials": args.trials, "--config": args.config, "--cohort": args.cohort}
+    cli.check_outputs({"OUT": args.out}, read_too)
     run = build(RunConfig, read_json(args.config), args.config)
     embeddings, trials = tables.read(args.embeddings, tables.EMBEDDINGS), tables.read(args.trials, tables.TRIALS)
     cohort = (tables.read(args.cohort, tables.EMBEDDINGS), tables.read_meta(args.cohort)) if args.cohort else None

@@ -19,7 +19,7 @@ from pathlib import Path
 from evaluate.protocols import PROTOCOLS
 from evaluate.queries import DISTANCE, METRICS, RERANKED
 from evaluate.report_page.inputs import Run, grouped, read_scores
-from evaluate.report_page.summary import ScoreRow, score_row
+from evaluate.report_page.summary import ScoreRow, interval_notes, score_row
 from pipeline.base import cli
 from pipeline.base.errors import ScoreError
 from pipeline.base.files import digest_file
@@ -62,37 +62,32 @@ def table_rows(runs: Sequence[Run]) -> list[ScoreRow]:
 
 
 def told(rows: Sequence[ScoreRow]) -> str:
-    """The tables as text."""
-    blocks = []
-    kinds = dict.fromkeys((row.dataset, row.ranking, row.protocol, row.rule, row.feature) for row in rows)
-    for dataset, ranking, protocol, rule, feature in kinds:
-        mine = [
-            row
-            for row in rows
-            if (row.dataset, row.ranking, row.protocol, row.rule, row.feature) == (dataset, ranking, protocol, rule, feature)
+    """The tables as text: a block for all rows that may stand below each other."""
+    groups: dict[object, list[ScoreRow]] = {}
+    for row in rows:
+        groups.setdefault((row.dataset, row.ranking, row.protocol, row.rule, row.feature, row.scoring), []).append(row)
+    return "\n\n".join(_block(group) for group in groups.values())
+
+
+def _block(rows: Sequence[ScoreRow]) -> str:
+    first, samples = rows[0], list(dict.fromkeys(row.sample for row in rows))
+    how = first.scoring.rerank
+    after = f" · RE-RANKED (k1 {how.k1}, k2 {how.k2}, weight {how.weight:g}), no headline" if first.ranking == RERANKED else ""
+    shown = [name for name in METRICS if any(row.values[name].mean is not None for row in rows)] or list(METRICS[:1])
+    lines = [["network", "sees", *shown, *(["over"] if len(samples) > 1 else [])]]
+    for row in rows:
+        numbers = [row.values[name].percent(with_interval=True) for name in shown]
+        lines.append([f"{row.method} · {row.stage}", row.modality, *numbers, *([row.sample] if len(samples) > 1 else [])])
+    spread = ["± sample standard deviation over runs"] if any(row.runs > 1 for row in rows) else []
+    return "\n".join(
+        [
+            f"{first.dataset} · {first.protocol}{after}",
+            f"  {first.rule}",
+            f"  {' / '.join(samples)} · features: {first.feature}",
+            *_aligned(lines),
+            f"  {'; '.join(['percent', *interval_notes(rows), *spread])}",
         ]
-        how = mine[0].scoring.rerank
-        after = f" · RE-RANKED (k1 {how.k1}, k2 {how.k2}, weight {how.weight:g}), no headline" if ranking == RERANKED else ""
-        shown = [name for name in METRICS if any(row.values[name].mean is not None for row in mine)] or list(METRICS[:1])
-        samples = list(dict.fromkeys(row.sample for row in mine))
-        head = [f"{dataset} · {protocol}{after}", f"  {rule}", f"  {' / '.join(samples)} · features: {feature}"]
-        lines = [["network", "sees", *shown, *(["over"] if len(samples) > 1 else [])]]
-        for row in mine:
-            numbers = [row.values[name].percent(with_interval=True) for name in shown]
-            lines.append([f"{row.method} · {row.stage}", row.modality, *numbers, *([row.sample] if len(samples) > 1 else [])])
-        blocks.append("\n".join([*head, *_aligned(lines)]))
-    return "\n\n".join([*blocks, _notes(rows)])
-
-
-def _notes(rows: Sequence[ScoreRow]) -> str:
-    """What the signs in the tables mean."""
-    values = [value for row in rows for value in row.values.values()]
-    notes = list(dict.fromkeys(row.interval_words for row in rows if row.interval_words))
-    if notes and any(value.mean is not None and value.interval is None for value in values):
-        notes.append("no brackets where all queries score alike")
-    if any(value.std is not None for value in values):
-        notes.append("± sample standard deviation over runs")
-    return "; ".join(["Percent", *notes]) + "."
+    )
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> Iterable[str]:

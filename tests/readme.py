@@ -22,7 +22,9 @@ PLACES = {
     "features": "`results/features/<dataset>/<companion>/<shard>.parquet`",
     "quarantine": "`results/features/<dataset>/frames/<shard>.quarantine.parquet`",
     "index": "`results/shards/<dataset>-<companion>/index.parquet` (and one twin per tar)",
-    "embeddings": "`results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/embeddings.parquet`",
+    "embeddings": "`results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/embeddings.parquet` (below `on/` of another test set)",
+    "queries": "`queries.parquet` beside `metrics.json`",
+    "trials": "yours, for `python -m evaluate.score_trials`",
 }
 
 

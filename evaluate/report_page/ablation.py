@@ -22,6 +22,7 @@ from evaluate.report_page.summary import (
     Mean,
     ScoreRow,
     chosen,
+    interval_notes,
     markdown_cell,
     markdown_table,
     mean_of,
@@ -148,9 +149,17 @@ class Comparison:
 
     @property
     def brackets(self) -> str:
-        """What the intervals are; '' without any."""
-        words = self.protocol.interval_words
-        return f"{words}; of differences query by query" if words else ""
+        """What the intervals are, or why there are none."""
+        rows = [line.score for line in (*self.lines, *self.oracle)]
+        of = [row.values[name] for row in rows for name in SHOWN]
+        differences = [one.over for line in self.lines if line.differences for one in line.differences.values()]
+        paired = " (of differences: query by query)" if any(one.interval for one in differences) else ""
+        return "; ".join(interval_notes(rows, [*of, *differences])) + paired
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any number of the table has one."""
+        return any(value.interval for line in (*self.lines, *self.oracle) for value in line.score.values.values())
 
     @property
     def delta(self) -> str:
@@ -190,6 +199,10 @@ def compare(inputs: Inputs) -> Comparison | None:
             raise ScoreError(
                 f"ablation {about.name}: '{stage}' was scored with {row.rule}, the reference '{about.reference}' with {reference.rule}; "
                 "score them by one protocol on the same splits"
+            )
+        if row.scoring != reference.scoring:
+            raise ScoreError(
+                f"ablation {about.name}: '{stage}' and '{about.reference}' were scored with different settings of scoring; score them again"
             )
     single = {stage: _single(found, protocol) for stage, found in runs.items()}
     partner = _partners(about, rows)
@@ -287,8 +300,8 @@ def _differences(
                 f"ablation: '{stage}' and '{other}' were scored over other queries (split {run.split}, seed {run.seed}), so their difference "
                 "would mean nothing; score them again"
             )
-        by_split.setdefault(f"{run.test_dataset}-{run.test_split}", []).append(replace(mine, values=mine.values - its.values))
-    intervals = over_runs(by_split, rule.scoring)
+        by_split.setdefault(run.test_split, []).append(replace(mine, values=mine.values - its.values))
+    intervals = over_runs(rule.tested_on, by_split, rule.scoring)
     found = {name: difference(single[stage][name], single[other][name]) for name in COMPARED}
     return {name: replace(one, over=replace(one.over, interval=intervals[name])) for name, one in found.items()}
 
@@ -327,10 +340,11 @@ def _remarks(runs: Sequence[Run]) -> str | None:
 def cautions(found: Comparison) -> list[str]:
     """What such a table can and cannot show."""
     out = _scatter(found)
-    if found.brackets:
+    if found.has_intervals:
+        many = "queries" if found.protocol.scoring.unit == "query" else "identities with all their queries"
         out.append(
-            "Brackets are over queries, with trainings, gallery and cameras as they are: how a number might move had other queries been asked. "
-            "They do not contain the scatter of trainings, nor that of persons."
+            f"Brackets are over {many}, with trainings, gallery and cameras as they are: how a number might move had others been asked for. They "
+            "do not contain the scatter of trainings."
         )
     if any(count > 1 for count in Counter(line.against for line in found.lines if line.against).values()):
         marks = ", and their marks come together" if found.pairs > 1 else ""
@@ -391,9 +405,14 @@ def ablation_markdown(found: Comparison) -> list[str]:
         blocks.append(markdown_table([*head, *SHOWN], map(_told, found.oracle)))
     noted = [f"- Row {line.number}: {markdown_cell(line.remarks)}" for line in (*found.lines, *found.oracle) if line.remarks]
     blocks += ["\n".join(noted)] if noted else []
-    blocks += [f"{found.brackets}."] if found.brackets else []
+    blocks.append(markdown_cell(f"{found.brackets}. Features: {features(found)}."))
     blocks.append("What this can and cannot show:")
     return [*blocks, "\n".join(f"- {markdown_cell(text)}" for text in cautions(found))]
+
+
+def features(found: Comparison) -> str:
+    """How vectors were compared, in words."""
+    return "; ".join(dict.fromkeys(line.score.feature for line in (*found.lines, *found.oracle)))
 
 
 def _told(line: Line) -> list[str]:
@@ -408,7 +427,8 @@ def _differed(line: Line) -> list[str]:
 
 
 CSV_FIRST = ("ablation", "row", "stage", "words", "reference", "training", "modality", "oracle", "dataset", "method", "protocol")
-CSV_RULE = ("gallery", "queries", "valid", "ap", "averaged_over", "splits", "seeds", "runs")
+CSV_RULE = ("gallery", "queries", "valid", "ap", "averaged_over", "feature", "splits", "seeds", "runs")
+CSV_INTERVAL = ("interval_of", "confidence", "resamples")
 
 
 def ablation_csv(found: Comparison) -> str:
@@ -418,14 +438,15 @@ def ablation_csv(found: Comparison) -> str:
     scores = [column for name in SHOWN for column in (name, f"{name}_std", f"{name}_low", f"{name}_high")]
     parts = ("difference", "difference_std", "difference_low", "difference_high", "same_sign")
     differences = [f"{name}_{what}" for name in COMPARED for what in parts]
-    writer.writerow([*CSV_FIRST, *CSV_RULE, *scores, "difference_to_row", *differences, "remarks"])
+    writer.writerow([*CSV_FIRST, *CSV_RULE, *CSV_INTERVAL, *scores, "difference_to_row", *differences, "remarks"])
     for line in (*found.lines, *found.oracle):
         row, about = line.score, found.about
         told = [sheet_cell(about.name), line.number, *map(sheet_cell, (line.stage, line.words))]
         told += ["reference" if line.stage == about.reference else "", line.training, sheet_cell(row.modality)]
         told += [ORACLE if row.oracle else "", *map(sheet_cell, (row.dataset, row.method, row.protocol))]
         told += [text.replace(",", "") for text in (row.gallery, row.queries, row.valid)]
-        told += [row.ap, row.averaged_over, sheet_cell(" ".join(about.splits)), " ".join(map(str, about.seeds)), row.runs]
+        told += [row.ap, row.averaged_over, row.feature, sheet_cell(" ".join(about.splits)), " ".join(map(str, about.seeds)), row.runs]
+        told += [row.scoring.unit, row.scoring.confidence, row.scoring.resamples]
         told += _fractions(value for name in SHOWN for value in row.values[name].numbers)
         told.append("" if line.against is None else line.against)
         for name in COMPARED:

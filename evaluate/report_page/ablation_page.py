@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from evaluate.report_page.ablation import ABOVE, BELOW, COMPARED, SHOWN, Comparison, Line, cautions, signed
+from evaluate.report_page.ablation import ABOVE, BELOW, COMPARED, SHOWN, Comparison, Line, cautions, features, signed
 from evaluate.report_page.figures import DotRow, dot_rows, figure, ticks
 from evaluate.report_page.markup import Child, Html, el, section
 from evaluate.report_page.sections import oracle_mark, score_cell
@@ -27,7 +27,7 @@ def ablation_section(found: Comparison) -> Html:
         found.about.question,
         el("p", el("b", found.protocol.protocol), " · ", found.rule, class_="rule"),
         _table(found),
-        el("p", found.brackets, class_="rule") if found.brackets else None,
+        el("p", f"{found.brackets} · features: {features(found)}", class_="rule"),
         el("ul", marks, class_="legend") if found.pairs > 1 else None,
         _dots(found),
         el("h3", "What this can and cannot show"),

@@ -76,6 +76,12 @@ class Data:
     generated: bool
 
     @property
+    def files(self) -> list[Path]:
+        """All tables of it."""
+        some = [self.tracklets, *self.splits.values(), self.plan, self.index, self.alignment, self.probes, *self.quarantine]
+        return [path for path in some if path is not None]
+
+    @property
     def licence(self) -> str:
         """Terms of the frames, as the source states them in the provenance of TRACKLETS."""
         return str(tables.read_meta(self.tracklets).get("licence", "not stated"))
@@ -120,6 +126,8 @@ class Inputs:
     runs: list[Run]
     datasets: list[Data]
     ablation: Ablation | None
+    files: tuple[Path, ...] = ()
+    """Tables, logs and scores that were read, or are when they are shown."""
 
     def groups(self) -> list[list[Data]]:
         """Data sets, each with all its companions: entries that have the tracklets in common, in the order of inputs.json.
@@ -162,22 +170,30 @@ def read_inputs(path: Path) -> Inputs:
         runs = [_run(entry) for entry in value["runs"]]
         datasets = [_data(name, entry) for name, entry in value["datasets"].items()]
         ablation = None if value["ablation"] is None else build(Ablation, value["ablation"], "ablation")
-        return Inputs(dict(value["settings"]), dict(value["versions"]), runs, datasets, ablation)
+        files = [*(file for entry in value["runs"] for file in _files(entry)), *(file for data in datasets for file in data.files)]
+        return Inputs(dict(value["settings"]), dict(value["versions"]), runs, datasets, ablation, tuple(files))
     except KeyError as error:
         raise ConfigError(f"{path}: the entry {error} is missing; see evaluate/report_page/inputs.py for the form") from None
 
 
-def _run(entry: Mapping[str, Any]) -> Run:
+def _files(entry: Mapping[str, Any]) -> tuple[Path, Path, Path]:
+    """Training log, scores and QUERIES of a run."""
     folder = Path(entry["folder"])
     test_dataset, test_split = entry.get("test_dataset", entry["dataset"]), entry.get("test_split", entry["split"])
     there = folder if test_dataset == entry["dataset"] else folder / "on" / f"{test_dataset}-{test_split}"
-    lines = [line for line in _lines(folder / "metrics.jsonl") if isinstance(line, dict)]
+    return folder / "metrics.jsonl", there / "metrics.json", there / "queries.parquet"
+
+
+def _run(entry: Mapping[str, Any]) -> Run:
+    test_dataset, test_split = entry.get("test_dataset", entry["dataset"]), entry.get("test_split", entry["split"])
+    trained, scored, _ = _files(entry)
+    lines = [line for line in _lines(trained) if isinstance(line, dict)]
     log = [line for line in lines if "epoch" in line and "terms" in line]
     kept: dict[str, Any] = next((line["kept"] for line in lines if line.get("done") and "kept" in line), {})
     metrics, answers, digest = None, dict[tuple[str, str], Answers](), ""
     if entry["scored"]:  # a file left over from other settings is none of this report's
-        metrics, answers = read_scores(there / "metrics.json")
-        digest = digest_file(there / "metrics.json")
+        metrics, answers = read_scores(scored)
+        digest = digest_file(scored)
     names = (entry["method"], entry["dataset"], entry["split"], entry["seed"], entry["stage"])
     return Run(*names, log, metrics, digest, kept, answers, test_dataset, test_split)
 

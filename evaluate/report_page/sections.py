@@ -14,7 +14,7 @@ from evaluate.report_page.facts import DataFacts, LeftOut, StoreFacts
 from evaluate.report_page.figures import Series, figure, legend, line_chart, ticks
 from evaluate.report_page.inputs import Data, Inputs, Run, grouped
 from evaluate.report_page.markup import Child, Html, el, section, table
-from evaluate.report_page.summary import METRICS, UNDEFINED, ScoreRow, kept_words
+from evaluate.report_page.summary import METRICS, UNDEFINED, ScoreRow, interval_notes, kept_words
 
 CMC_SHOWN = 20
 UNFOLDED = 6
@@ -50,7 +50,7 @@ def _tile(row: ScoreRow) -> Html:
         el("p", el("b", row.protocol), " · ", row.rule),
         el("p", row.modality, " ", oracle_mark() if row.oracle else None),
         el("p", row.sample),
-        el("p", row.interval_words) if row.interval_words else None,
+        el("p", ". ".join(interval_notes([row], [row.values[name] for name in ("R1", "mAP")]))),
         class_="tile",
     )
 
@@ -60,15 +60,15 @@ LEAD = (
     "deviation over runs, where there are several: how far trainings, and splits, scatter."
 )
 BRACKETS = (
-    "Brackets say how far the number might have come out elsewhere had other queries of the same kind been asked; they know nothing of other "
-    "seeds, other persons in the gallery or other cameras."
+    "Brackets say how far the number might have come out elsewhere had others of the same kind asked; they know nothing of other seeds, other "
+    "persons in the gallery or other cameras."
 )
 ACROSS = "A → B: trained on A, tested on the test half of B, none of which was trained on."
 
 
 def score_tables(rows: Sequence[ScoreRow]) -> Html:
     """One table per data set: stages down, protocols one below the other."""
-    lead = " ".join([LEAD, *([BRACKETS] if any(row.interval_words for row in rows) else [])])
+    lead = " ".join([LEAD, *([BRACKETS] if any(value.interval for row in rows for value in row.values.values()) else [])])
     if any(row.trained_on != row.tested_on for row in rows):
         lead = f"{lead} {ACROSS}"
     parts = _tables(rows) if rows else [el("p", "No stage of these runs was evaluated.", class_="empty")]
@@ -95,9 +95,8 @@ def _tables(rows: Sequence[ScoreRow]) -> list[Child]:
     for dataset in dict.fromkeys(row.dataset for row in rows):
         mine = [row for row in rows if row.dataset == dataset]
         protocols = list(dict.fromkeys(row.protocol for row in mine))
-        notes = list(dict.fromkeys(row.interval_words for row in mine if row.interval_words))
-        notes += ["none where all queries score alike"] if notes else []
-        notes += [f"features: {feature}" for feature in dict.fromkeys(row.feature for row in mine)]
+        features = list(dict.fromkeys(row.feature for row in mine))
+        notes = [*interval_notes(mine), *([f"features: {features[0]}"] if len(features) == 1 else [])]
         parts += [el("h3", dataset), _score_table(mine, protocols), el("p", " · ".join(notes), class_="rule")]
         parts.append(_protocol_notes(mine, protocols))
     return parts
@@ -106,6 +105,7 @@ def _tables(rows: Sequence[ScoreRow]) -> list[Child]:
 def _score_table(rows: Sequence[ScoreRow], protocols: Sequence[str]) -> Html:
     """Protocols one below the other, each under a line that says what its numbers are of."""
     shown = [name for name in METRICS if any(row.values[name].mean is not None for row in rows)]
+    features = len({row.feature for row in rows}) > 1
     top = el("tr", el("th", "Network", scope="col"), [el("th", name, class_=_edge("n", i), scope="col") for i, name in enumerate(shown)])
     bodies = []
     for protocol in protocols:
@@ -113,15 +113,16 @@ def _score_table(rows: Sequence[ScoreRow], protocols: Sequence[str]) -> Html:
         same = len({(row.rule, row.sample) for row in mine}) == 1
         said = [mine[0].rule, mine[0].sample] if same else []
         about = el("th", el("b", protocol), el("small", " · ".join(said)) if said else None, colspan=1 + len(shown), scope="rowgroup")
-        bodies.append(el("tbody", el("tr", about, class_="group"), [_score_line(row, shown, not same) for row in mine]))
+        bodies.append(el("tbody", el("tr", about, class_="group"), [_score_line(row, shown, not same, features) for row in mine]))
     return el("div", el("table", el("thead", top), bodies, class_="scores"), class_="scroll", tabindex=0)
 
 
-def _score_line(row: ScoreRow, shown: Sequence[str], alone: bool) -> Html:
+def _score_line(row: ScoreRow, shown: Sequence[str], alone: bool, features: bool) -> Html:
     """One network by one protocol.
 
     Args:
         alone: its rule and sample are not said above.
+        features: nor are its features said below.
     """
     label = [
         el("b", row.stage),
@@ -129,6 +130,7 @@ def _score_line(row: ScoreRow, shown: Sequence[str], alone: bool) -> Html:
         oracle_mark() if row.oracle else None,
         el("small", f"{row.method} · {row.modality}"),
         el("small", f"{row.rule} · {row.sample}") if alone else None,
+        el("small", f"features: {row.feature}") if features else None,
     ]
     cells = [el("td", score_cell(row, name), class_=_edge("n", i)) for i, name in enumerate(shown)]
     return el("tr", el("th", label, scope="row"), cells)
@@ -161,12 +163,12 @@ def cmc_figures(rows: Sequence[ScoreRow]) -> Html | None:
     names = list(dict.fromkeys(_network_name(row) for row in rows))
     charts = []
     for dataset, protocol in dict.fromkeys((row.dataset, row.protocol) for row in rows):
+        mine = [row for row in rows if (row.dataset, row.protocol) == (dataset, protocol)]
         lines = [
             Series(
                 _network_name(row), list(range(1, CMC_SHOWN + 1)), [100 * v for v in row.cmc[:CMC_SHOWN]], names.index(_network_name(row))
             )
-            for row in rows
-            if (row.dataset, row.protocol) == (dataset, protocol)
+            for row in mine
         ]
         chart = line_chart(
             f"CMC of {dataset} by {protocol}",
@@ -177,13 +179,14 @@ def cmc_figures(rows: Sequence[ScoreRow]) -> Html | None:
             y_text="{:g} %".format,
             points=True,
         )
-        charts.append(figure(f"{dataset} · {protocol}", chart))
+        about = dict.fromkeys(f"{row.rule} · {row.sample}" for row in mine)
+        charts.append(figure(f"{dataset} · {protocol}", chart, el("p", " / ".join(about), class_="about")))
     return section(
         "cmc",
         "Rank curves",
         legend(names),
         el("div", charts, class_="charts"),
-        lead="Part of the queries with a right answer among the first entries (CMC), mean over runs. Point at a dot to read it.",
+        lead="Part of the queries with a right answer among the first entries (CMC); of several runs the mean. Point at a dot to read it.",
     )
 
 

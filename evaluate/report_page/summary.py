@@ -142,16 +142,13 @@ class ScoreRow:
     @property
     def sample(self) -> str:
         """What the mean is over, in words."""
-        across = self.trained_on != self.tested_on
+        parts = [_some("split", self.splits), _some("seed", self.seeds)]
+        if self.trained_on != self.tested_on:
+            parts.append(f"tested on {_some('split', self.test_splits)}")
         if self.runs == 1:
-            tested = f", tested on split {self.test_splits[0]}" if across else ""
-            return f"single split ({self.splits[0]}), single seed ({self.seeds[0]}){tested}"
-        one_split = "single split" if not across else "split"
-        parts = [_many("split", self.splits) if len(self.splits) > 1 else f"{one_split} ({self.splits[0]})"]
-        parts.append(_many("seed", self.seeds) if len(self.seeds) > 1 else f"single seed ({self.seeds[0]})")
-        if across:
-            parts.append(f"tested on {_many('split', self.test_splits)}")
-        return f"mean ± std of {self.runs} runs: {', '.join(parts)}"
+            return ", ".join(parts)
+        whole = len(self.splits) * len(self.seeds) * (len(self.test_splits) if self.trained_on != self.tested_on else 1)
+        return f"mean ± std of {self.runs} runs: {', '.join(parts)}" + ("" if self.runs == whole else ", not all pairs of them")
 
     @property
     def rule(self) -> str:
@@ -159,28 +156,47 @@ class ScoreRow:
         over = "valid queries" if self.averaged_over == "valid" else "all queries"
         return f"gallery {self.gallery} · {self.valid}/{self.queries} queries valid · {AP_NAMES[self.ap]} · mean over {over}"
 
-    @property
-    def interval_words(self) -> str:
-        """What the brackets are, in words; '' without any."""
-        how = self.scoring
-        if not any(value.interval for value in self.values.values()):
-            return ""
-        unit = "queries" if how.unit == "query" else "identities with all their queries"
-        return f"[ ] {100 * how.confidence:g} % bootstrap interval over {unit}, {how.resamples:,} draws, seed {SEED}"
+
+def _some(what: str, names: Sequence[object]) -> str:
+    """'single split (0)' or '2 splits (0, 1)'."""
+    return f"{f'{len(names)} {what}s' if len(names) > 1 else f'single {what}'} ({', '.join(map(str, names))})"
 
 
-def _many(what: str, names: Sequence[object]) -> str:
-    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({', '.join(map(str, names))})"
+def interval_notes(rows: Sequence[ScoreRow], values: Iterable[Mean] | None = None) -> list[str]:
+    """What brackets in a table of these rows are, and why some or all are missing.
+
+    Args:
+        values: the numbers that are shown; those of the rows unless something else is.
+    """
+    shown = [value for value in (values or (v for row in rows for v in row.values.values())) if value.mean is not None]
+    notes = []
+    for how in dict.fromkeys(row.scoring for row in rows):
+        one, many = ("query", "queries") if how.unit == "query" else ("identity", "identities, each with all its queries")
+        alike = f"where each {one} that can be drawn scores the same"
+        if not how.resamples:
+            notes.append("no intervals (scoring.resamples is 0)")
+        elif any(value.interval for value in shown):
+            notes.append(f"[ ] {100 * how.confidence:g} % bootstrap interval over {many}, {how.resamples:,} draws, seed {SEED}")
+            notes += [f"none {alike}"] if any(value.interval is None for value in shown) else []
+        elif shown:
+            notes.append(f"no intervals {alike}")
+    return notes
 
 
 def score_rows(inputs: Inputs, ranking: str = DISTANCE) -> list[ScoreRow]:
-    """All lines, data sets and stages in the order they were run, protocols with the headline first."""
-    rows = []
+    """All lines, data sets and stages in the order they were run, protocols with the headline first.
+
+    Raises:
+        ScoreError: as :func:`score_row`, or runs were scored with different settings.
+    """
+    rows: list[ScoreRow] = []
     for runs in grouped(run for run in inputs.runs if run.metrics is not None).values():
         for protocol in inputs.protocols(runs[0].test_dataset):
             having = [run for run in runs if (ranking, protocol) in run.answers]
             if having:
                 rows.append(score_row(having, protocol, ranking))
+    if len({row.scoring for row in rows}) > 1:
+        raise ScoreError("runs were scored with different settings of scoring, so their rows cannot stand in one table; score them again")
     return rows
 
 
@@ -209,7 +225,7 @@ def score_row(runs: Sequence[Run], protocol: str, ranking: str = DISTANCE) -> Sc
         protocol=protocol,
         description=found[0]["description"],
         gallery_definition=found[0]["gallery_definition"],
-        modality=_same([_seen(m) for m in metrics], where, "modality"),
+        modality=_same([_seen(m) for m in metrics], where, "modality") + _sounding(metrics),
         oracle=any(m["oracle"] for m in metrics),
         ap=_same([f["ap"] for f in found], where, "AP definition"),
         averaged_over=averaged_over,
@@ -230,9 +246,8 @@ def score_row(runs: Sequence[Run], protocol: str, ranking: str = DISTANCE) -> Sc
 def _intervals(runs: Sequence[Run], protocol: str, ranking: str, averaged_over: str, how: ScoringConfig) -> dict[str, Interval]:
     by_split: dict[str, list[Answers]] = {}
     for run in runs:
-        answers = run.answers[ranking, protocol].over(averaged_over)
-        by_split.setdefault(f"{run.test_dataset}-{run.test_split}", []).append(answers)
-    return over_runs(by_split, how)
+        by_split.setdefault(run.test_split, []).append(run.answers[ranking, protocol].over(averaged_over))
+    return over_runs(runs[0].test_dataset, by_split, how)
 
 
 def _feature(feature: Mapping[str, Any]) -> str:
@@ -241,13 +256,19 @@ def _feature(feature: Mapping[str, Any]) -> str:
 
 
 def _seen(metrics: dict[str, Any]) -> str:
-    """What the network saw; where sound is missing for some tracklets, for how many it was there."""
-    heard, words = metrics.get("heard"), str(metrics["modality"])
+    """What the network saw."""
+    words = str(metrics["modality"])
     if metrics["oracle"] and ORACLE not in words:
         words = f"{ORACLE} {words}"  # whoever wrote this metrics.json: the word goes wherever the number goes
-    if not heard or heard["with_sound"] == heard["tracklets"]:
-        return words
-    return f"{words}, sound for {heard['with_sound']} of {heard['tracklets']} tracklets"
+    return words
+
+
+def _sounding(metrics: Sequence[dict[str, Any]]) -> str:
+    """For how many tracklets there was sound, where it is missing for some."""
+    heard = [m["heard"] for m in metrics if m.get("heard")]
+    if all(one["with_sound"] == one["tracklets"] for one in heard):
+        return ""
+    return f", sound for {_range([one['with_sound'] for one in heard])} of {_range([one['tracklets'] for one in heard])} tracklets"
 
 
 def _same(values: Sequence[str], where: str, what: str) -> str:
@@ -319,15 +340,16 @@ def markdown_text(title: str, rows: Sequence[ScoreRow], notes: Iterable[str], fi
         notes: paragraphs below the table.
         first: blocks of Markdown that stand before it.
     """
-    head = ["data set", "method · stage", "sees", "protocol", "gallery", "valid/queries", "AP", *METRICS, "over", "ranked by"]
+    head = ["data set", "method · stage", "sees", "protocol", "gallery", "valid/queries", "AP", "mean over", *METRICS, "over", "features"]
+    head.append("ranked by")
     lines = []
     for row in rows:
         cells = [row.dataset, f"{row.method} · {row.stage}", row.modality, row.protocol, row.gallery, f"{row.valid}/{row.queries}", row.ap]
+        cells.append(f"{row.averaged_over} queries")
         numbers = [row.values[name].percent(with_interval=True) for name in METRICS]
-        lines.append([*cells, *numbers, row.sample, "distance" if row.ranking == DISTANCE else "re-ranked distance"])
-    brackets = dict.fromkeys(row.interval_words for row in rows if row.interval_words)
+        lines.append([*cells, *numbers, row.sample, row.feature, "distance" if row.ranking == DISTANCE else "re-ranked distance"])
     blocks = [f"# {markdown_cell(title)}", *first, *(["## Scores"] if first else []), markdown_table(head, lines)]
-    return "\n\n".join([*blocks, *map(markdown_cell, (*brackets, *notes))]) + "\n"
+    return "\n\n".join([*blocks, *map(markdown_cell, (*([". ".join(interval_notes(rows))] if rows else []), *notes))]) + "\n"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

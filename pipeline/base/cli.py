@@ -6,15 +6,17 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from pipeline.base import disk, running
 from pipeline.base.build import build
 from pipeline.base.errors import ConfigError, UserError
-from pipeline.base.files import parse_json
+from pipeline.base.files import check_place, parse_json
 
 T = TypeVar("T")
+Files = str | Path | Sequence[str | Path] | None
 
 USER_ERROR = 2
 """Exit status of a step that ended with a :class:`UserError`."""
@@ -37,6 +39,29 @@ def load(cls: type[T], text: str, where: str = "config") -> T:
     except ValueError as error:
         raise ConfigError(f"--config: not JSON ({error})") from None
     return build(cls, value, where)
+
+
+def check_outputs(outs: Mapping[str, Files], ins: Mapping[str, Files]) -> None:
+    """Refuse, before any work, files to write that are among those that are read, or one another, by whatever path.
+
+    Args:
+        outs, ins: by the name that the user knows: paths that were given, None or '' where none was.
+
+    Raises:
+        ConfigError: two of them are one file.
+        DiskError: as `files.check_place`.
+    """
+    taken = {os.path.realpath(path): f"{name}={path}, which this step reads" for name, path in _each(ins)}
+    for name, path in _each(outs):
+        check_place(path)
+        place = os.path.realpath(path)
+        if place in taken:
+            raise ConfigError(f"{name}={path}: is the same file as {taken[place]}; name another file to write")
+        taken[place] = f"{name}={path}, which this step writes, too"
+
+
+def _each(files: Mapping[str, Files]) -> list[tuple[str, str | Path]]:
+    return [(name, path) for name, some in files.items() for path in ([some] if isinstance(some, str | Path) else some or []) if str(path)]
 
 
 def printable(text: str) -> str:

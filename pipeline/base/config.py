@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.base.build import lay_over
@@ -42,6 +43,14 @@ SPLIT_NAME = re.compile(r"[a-z0-9_]+")
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise ConfigError(message)
+
+
+def _place(root: str) -> str:
+    """The folder that a root means, whatever it is called: '~', '.', '..', doubled or final slashes, links."""
+    try:
+        return str(Path(root).expanduser().resolve())
+    except (ValueError, RuntimeError):  # a name that no file can have, a user whom nobody knows, links in a ring
+        return root
 
 
 def _require_known(name: str, known: Collection[str], message: str) -> None:
@@ -258,6 +267,7 @@ class DatasetConfig:
         for split in self.splits:
             _require(SPLIT_NAME.fullmatch(split) is not None, f"splits: '{split}' must match {SPLIT_NAME.pattern}")
         _require(len(self.protocols) > 0, "protocols: name at least one")
+        _require(len(set(self.protocols)) == len(self.protocols), "protocols: names one twice; name each once")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -798,8 +808,12 @@ class ScoringConfig:
     """What is drawn: single queries, or identities with all their queries (wider: queries of one person are alike)."""
 
     def __post_init__(self) -> None:
-        _require(self.resamples == 0 or self.resamples >= 100, f"resamples={self.resamples}: 0 (no intervals), or at least 100")
         _require(0.5 <= self.confidence < 1, f"confidence={self.confidence}: must be in 0.5..1, below 1")
+        _require(
+            self.resamples == 0 or (100 <= self.resamples <= 1_000_000 and round(self.resamples * (1 - self.confidence), 6) >= 5),
+            f"resamples={self.resamples}, confidence={self.confidence}: 0 (no intervals), or 100 to 1,000,000 of which 5 or more lie outside "
+            "the interval",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -895,7 +909,7 @@ class Settings:
         """A network that was trained on `dataset` can be tested on `target`; `where` begins the sentence if not.
 
         Raises:
-            ConfigError: unknown, the same data, or stored frames of another size.
+            ConfigError: unknown, the same data (as far as names and roots tell), or stored frames of another size.
         """
         _require_known(target, self.datasets, f"{where}: '{target}' is no data set")
         _require(
@@ -903,9 +917,9 @@ class Settings:
             f"{where}: '{target}' is the data set that is trained on, and persons who train in one of its splits are tested in another; "
             "name other data sets (its own test half is scored anyway)",
         )
-        root = self.roots.get(target)
+        root, own = self.roots.get(target), self.roots.get(dataset)
         _require(
-            not root or root != self.roots.get(dataset),
+            not root or not own or _place(root) != _place(own),
             f"{where}: roots.{target} and roots.{dataset} are one folder ({root}), so persons who train might be tested; name data of its own",
         )
         has, needs = self.datasets[target].frames, self.datasets[dataset].frames

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.base import disk, locks
-from pipeline.base.errors import SourceError, UserError
+from pipeline.base.errors import DiskError, SourceError, UserError
 
 
 def umask() -> int:
@@ -19,6 +20,33 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+SPECIAL = {stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a path at which no file can be written, or must not: what is renamed to the name of a device takes its place.
+
+    A link to a file, or to nothing, is such a place; the file takes the place of the link, which is not followed.
+
+    Raises:
+        DiskError: there is a folder, a device, a pipe or a socket, or a link to one; a file where its folder should be; it lies among the
+            system's own files (/dev, /proc, /sys).
+    """
+    path = Path(path)
+    try:
+        what = SPECIAL.get(stat.S_IFMT(path.stat().st_mode))
+    except OSError:  # nothing there, or not to be seen: writing tells
+        what = None
+    if what:
+        raise DiskError(f"{path}: is {what}, expected the name of a file to write; name another one")
+    around = next((folder for folder in path.parents if folder.exists()), Path())
+    if not around.is_dir():
+        raise DiskError(f"{path}: {around} is a file, expected a folder to write into; name another one")
+    within = around.resolve()
+    if within == Path("/dev") or within.parts[1:2] in (("proc",), ("sys",)):
+        raise DiskError(f"{path}: lies in {within}, among the system's own files, expected a folder to write into; name another one")
 
 
 @contextmanager
@@ -30,9 +58,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     writes is not.
 
     Raises:
-        DiskError: the disk is full, may not be written, or fails.
+        DiskError: the disk is full, may not be written, or fails; as :func:`check_place`.
     """
     path = Path(path)
+    check_place(path)
     with disk.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, lock = locks.beside(path)

@@ -235,7 +235,7 @@ EMBEDDINGS = Schema(
     "one vector",
     (
         Column("tracklet", S, "tracklet of TRACKLETS"),
-        Column("modality", S, "what the network took: 'frames', 'frames+<kind of companion>', or '<kind>' of one that only hears"),
+        Column("modality", S, "what the network took: 'frames', 'text', 'frames+<kind of companion>', or '<kind>' of one that only hears"),
         Column("role", S, "role of SPLIT"),
         Column("identity", S, "identity as shipped"),
         Column("kind", S, "'person', 'distractor' or 'junk'"),

@@ -134,7 +134,7 @@ def test_markdown_and_csv(tmp_path):
     start = "| 3 | KD with &lt;voices> | frames; teacher: frames + a speaker per identity | frames only | 60.0 ± 4.0 \\["
     assert start in block and "| reference |  |  |\n" in block
     assert re.search(r"\| 2 \| \+2\.5 ± 2\.3 \\\[\+2\.\d, \+\d\.\d\\\] ▲ \| \+5\.0 ± 4\.6 \\\[\+4\.\d, \+5\.\d\\\] ▲ \|\n", block)
-    assert "of differences query by query." in block and "Brackets are over queries" in block
+    assert "(of differences: query by query). Features: 8 values" in block and "Brackets are over queries" in block
     assert "confidence interval over people" in block and "25 % of cases by chance, and 3 rows are compared" in block
     assert "Δ: difference to row 2 in points." in block and "other persons and other cameras were not tried" in block
     assert "derived from the identity labels" in block and "no epoch was chosen by its test score" in block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from evaluate import legacy_eval
 from evaluate.protocols import Subjects, apply, protocol_named
 from pipeline.base import cli, origin, tables
 from pipeline.base.build import plain
-from pipeline.base.errors import ScoreError
+from pipeline.base.errors import ConfigError, ScoreError
 from tests.evaluate.test_protocols import mars_subjects, subjects
 from tests.evaluate.test_score import OF, RUN, row
 
@@ -180,6 +181,17 @@ def test_an_undefined_mean_is_no_number(tmp_path, capsys):
     assert official[4] == "–" and official[6] == "2 of 3"
     found = json.loads((tmp_path / "out.json").read_text())["runs"][0]["results"]
     assert [r["mAP"] is None for r in found] == [False, True, False, False]
+
+
+def test_the_command_leaves_its_inputs_alone(tmp_path):
+    arguments = command(tmp_path)
+    for argument in arguments:
+        name, _, path = argument.partition("=")
+        before = Path(path).read_bytes()
+        with pytest.raises(ConfigError, match=f"--out=.* is the same file as {name}=.*, which this step reads"):
+            legacy_eval.main([*arguments, f"--out={path}"])
+        assert Path(path).read_bytes() == before
+    legacy_eval.main([*arguments, f"--out={tmp_path / 'out.json'}"])  # negative control
 
 
 def test_runs_have_both_files(tmp_path):

@@ -281,9 +281,9 @@ def test_an_equation_is_held_to_its_digits():
 def test_the_interval_by_hand():
     """Two valid queries: the percentiles of the mean over two drawn ones are the two APs themselves."""
     ap = np.array([query.ap for query in truths()["mars_torchreid"].queries if not math.isnan(query.ap)])
-    alone, together = (Part("worked example", ap[:, None], unit) for unit in (np.arange(2), np.zeros(2, np.int64)))
-    assert intervals([alone], ScoringConfig()) == [pytest.approx((0.45, 0.75))]
-    assert intervals([together], ScoringConfig()) == [None]  # control: drawn together they are one, which tells nothing
+    alone, together = (Part(ap[:, None], unit) for unit in ("ab", "aa"))
+    assert intervals("worked example", [alone], ScoringConfig()) == [pytest.approx((0.45, 0.75))]
+    assert intervals("worked example", [together], ScoringConfig()) == [None]  # control: drawn together they are one, which tells nothing
     assert "reaches from `45.0 %` to `75.0 %`" in prose()
 
 

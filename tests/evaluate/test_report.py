@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from evaluate import report
 from evaluate.report_page import sections
 from evaluate.report_page.figures import DotRow, Series, dot_rows, legend, line_chart, ticks
 from evaluate.report_page.inputs import Run, read_inputs
@@ -56,7 +57,7 @@ def test_numbers_stand_beside_their_protocol(tmp_path):
     for expected in ("62.5", "12.5", "market", "mars_official", "gallery 9,330 · 1,840/1,980 queries valid · AP at hits", "trapezoid AP"):
         assert expected in page
     assert "single split (0), single seed (0)" in page and "oracle" not in re.sub(r"<style>.*?</style>|“oracle”", "", page, flags=re.S)
-    assert re.search(r"\| market \| 9,330 \| 1,840/1,980 \| hit \| 62\.5 \\\[6\d\.\d, 6\d\.\d\\\] \|", markdown)
+    assert re.search(r"\| market \| 9,330 \| 1,840/1,980 \| hit \| valid queries \| 62\.5 \\\[6\d\.\d, 6\d\.\d\\\] \|", markdown)
     rows = list(csv.DictReader(io.StringIO(sheet)))
     assert [(r["protocol"], r["R1"], r["mINP"], r["gallery"]) for r in rows] == [
         ("market", "0.625000", "", "9330"),
@@ -91,7 +92,7 @@ def test_brackets_are_explained_where_there_are_any(tmp_path):
     file.write_text(json.dumps(value))
     page, _, sheet = run(inputs)
     assert "features: 8 values, as they are" in part(page, "scores")
-    assert "bootstrap" not in page
+    assert "bootstrap" not in page and "no intervals (scoring.resamples is 0)" in part(page, "scores")
     assert {(r["R1_low"], r["R1_high"]) for r in csv.DictReader(io.StringIO(sheet))} == {("", "")}
 
 
@@ -108,7 +109,7 @@ def test_another_test_set_is_named_and_makes_no_headline(tmp_path):
     page, markdown, sheet = run(inputs)
     assert "<h3>set → other</h3>" in part(page, "scores") and "A → B: trained on A" in part(page, "scores")
     assert "36.2" in part(page, "scores") and "36.2" not in page.split("<nav")[0]
-    assert "mean ± std of 2 runs: split (0), single seed (0), tested on 2 splits (0, 7)" in page
+    assert "mean ± std of 2 runs: single split (0), single seed (0), tested on 2 splits (0, 7)" in page
     last = list(csv.DictReader(io.StringIO(sheet)))[-1]
     assert (last["dataset"], last["trained_on"], last["splits"], last["test_splits"], last["runs"]) == ("other", "set", "0", "0 7", "2")
     assert part(page, "training").count("<h3>") == 2  # trained once: its curves are shown once
@@ -245,6 +246,28 @@ def test_who_stands_for_a_data_set(tmp_path, scored, expected):
     found = headline_rows(read_inputs(inputs), score_rows(read_inputs(inputs)))
     assert (found["set"].stage if found else None) == expected
     assert ('class="tiles"' in run(inputs)[0]) == (expected is not None)
+
+
+def test_the_files_that_a_report_is_made_of_are_left_alone(tmp_path):
+    inputs = make(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    names = ("t", "s", "a", "i", "quarantine", "0-student/queries")
+    given = [
+        inputs,
+        *(tmp_path / f"{name}.parquet" for name in names),
+        tmp_path / "0-student/metrics.json",
+        tmp_path / "0-teacher/metrics.jsonl",
+    ]
+    for path in given:
+        outs = {"OUT": tmp_path / "new.html", "--markdown": tmp_path / "new.md", "--csv": tmp_path / "new.csv"}
+        for name in outs:
+            out, markdown, sheet = (str(path if one == name else other) for one, other in outs.items())
+            with pytest.raises(ConfigError, match=f"^{name}=.* is the same file as .*, which this step reads; name another file"):
+                report.main([out, "--markdown", markdown, "--csv", sheet, "--inputs", str(inputs)])
+    with pytest.raises(ConfigError, match=r"--csv=.* is the same file as --markdown=.*, which this step writes, too"):
+        report.main([str(tmp_path / "new.html"), "--markdown", str(tmp_path / "x"), "--csv", str(tmp_path / "x"), "--inputs", str(inputs)])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run(inputs)  # negative control
 
 
 def test_a_data_set_with_many_companions_is_shown_once(tmp_path):

@@ -11,7 +11,7 @@ from evaluate import score
 from pipeline.base import tables
 from pipeline.base.build import plain
 from pipeline.base.config import MethodConfig, RerankConfig, RunConfig, ScoringConfig, StageConfig
-from pipeline.base.errors import ScoreError, UserError
+from pipeline.base.errors import ConfigError, ScoreError, UserError
 
 STAGE = StageConfig(network="dubbernet_student")
 RUN = RunConfig(
@@ -151,6 +151,19 @@ def test_inputs_that_would_make_a_score_meaningless_are_refused(rows, message):
         metrics(made(rows), {}, ["market"])
 
 
+def test_sentences_may_ask_for_frames():
+    """Text to video: queries and gallery differ in modality, by identity alone; frames that ask for text and sound are refused."""
+    asking = [{**r, "modality": "text"} if r["role"] == "query" else r for r in SCENE]
+    found = metrics(made(asking), {}, ["pid_only"])
+    assert found["modality"] == "queries: text only; gallery: frames only" and found["protocols"]["pid_only"]["valid"] == 2
+    for wrong in (
+        [*asking, {**SCENE[2], "tracklet": "g9", "modality": "text"}],
+        [{**r, "modality": "audio"} if r["role"] == "query" else r for r in SCENE],
+    ):
+        with pytest.raises(ScoreError, match="in one table"):
+            metrics(made(wrong), about("silence"), ["pid_only"])
+
+
 def test_an_unknown_camera_is_no_matter_where_none_is_compared():
     found = metrics(made([*SCENE, row("g9", "gallery", "a", -1, 1.0)]), {}, ["pid_only"])
     assert found["protocols"]["pid_only"]["gallery"] == 5
@@ -177,6 +190,33 @@ def test_step_writes_the_same_bytes_whatever_the_order_of_rows(tmp_path):
 def test_step_names_an_unknown_protocol_before_it_reads_anything(tmp_path):
     with pytest.raises(UserError, match="did you mean 'market'"):
         score.main([str(tmp_path / "x"), "--queries", "none", "--embeddings", "none", "--config", "none", "--protocols", "markt"])
+
+
+def test_step_refuses_a_protocol_named_twice_before_it_reads_anything(tmp_path):
+    files = [str(tmp_path / "x"), "--queries", str(tmp_path / "q"), "--embeddings", "none", "--config", "none", "--protocols"]
+    with pytest.raises(ScoreError, match="--protocols: 'market' is there 2 times; name each once"):
+        score.main([*files, "market", "pid_only", "market"])
+    with pytest.raises(UserError, match="none: no such file"):  # negative control
+        score.main([*files, "market", "pid_only"])
+
+
+def test_step_leaves_its_inputs_alone(tmp_path):
+    config, embeddings = tmp_path / "config.json", tmp_path / "e.parquet"
+    config.write_text(json.dumps(plain(RUN)))
+    tables.write_rows(embeddings, SCENE, tables.EMBEDDINGS, {**OF, "oracle": False})
+    before = config.read_bytes(), embeddings.read_bytes()
+    (tmp_path / "link").symlink_to("e.parquet")
+    given = ["--embeddings", str(embeddings), "--config", str(config), "--protocols", "market"]
+    for out, queries, said in (
+        ("config.json", "q", "OUT=.* is the same file as --config="),
+        ("link", "q", "OUT=.* is the same file as --embeddings="),
+        ("m", "e.parquet", "--queries=.* is the same file as --embeddings="),
+        ("m", "m", "--queries=.* is the same file as OUT=.*, which this step writes, too"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            score.main([str(tmp_path / out), "--queries", str(tmp_path / queries), *given])
+    assert (config.read_bytes(), embeddings.read_bytes()) == before and not (tmp_path / "m").exists()
+    score.main([str(tmp_path / "m"), "--queries", str(tmp_path / "q"), *given])  # negative control
 
 
 def test_ranked_lists_agree_with_the_ranks():

@@ -429,6 +429,18 @@ def test_the_step_refuses_before_it_writes(files):
     assert not (folder / "x").exists()
 
 
+def test_the_step_leaves_its_inputs_alone(files):
+    folder, given = files
+    tables.write_rows(folder / "c.parquet", [row(f"n{k}", f"n{k}", v) for k, v in enumerate(np.eye(8))], tables.EMBEDDINGS, OF)
+    given = [*given, f"--cohort={folder / 'c.parquet'}", "--cohort-top=5"]
+    for name, what in (("t.parquet", "trials"), ("e.parquet", "embeddings"), ("config.json", "config"), ("c.parquet", "cohort")):
+        before = (folder / name).read_bytes()
+        with pytest.raises(ConfigError, match=f"OUT=.* is the same file as --{what}=.*, which this step reads; name another file"):
+            score_trials.main([f"{folder}/./{name}", *given])
+        assert (folder / name).read_bytes() == before
+    score_trials.main([str(folder / "x"), *given])  # negative control
+
+
 def test_the_noted_code_is_all_that_the_step_runs(repository):
     """Nothing of ours that the step imports is missing from its note."""
     needed = closure(repository, "evaluate.score_trials") - ALWAYS - WORDS_ONLY

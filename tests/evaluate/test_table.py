@@ -36,26 +36,28 @@ def printed(capsys, *paths):
 
 def test_every_number_says_what_it_is_of(tmp_path, capsys):
     out = printed(capsys, run(tmp_path))
-    first, second, notes = out.strip().split("\n\n")
+    first, second = out.strip().split("\n\n")
     assert first.startswith("set · mars_torchreid\n")
     assert "gallery 9,330 · 1,840/1,980 queries valid · AP at hits · mean over valid queries\n" in first
     assert "\n  single split (0), single seed (0) · features: 8 values, as they are, squared euclidean\n" in first
     assert "gallery 12,180 · 1,980/1,980 queries valid · trapezoid AP" in second
-    row = first.splitlines()[-1]
+    *_, row, notes = first.splitlines()
     assert re.search(r"m · student +frames only +62\.5 \[6\d\.\d, 6\d\.\d\]", row)
-    assert notes == "Percent; [ ] 95 % bootstrap interval over queries, 100 draws, seed 0; no brackets where all queries score alike."
+    alike = "none where each query that can be drawn scores the same"
+    assert notes == f"  percent; [ ] 95 % bootstrap interval over queries, 100 draws, seed 0; {alike}"
 
 
 def test_seeds_and_splits_are_averaged_and_counted(tmp_path, capsys):
     out = printed(capsys, *(run(tmp_path, seed=seed, r1=r1) for seed, r1 in enumerate((0.5, 0.7))))
-    assert "60.0 ± 14.1 [" in out and "mean ± std of 2 runs: single split (0), 2 seeds (0, 1)" in out
+    assert "60.0 ± 14.1 [" in out and "mean ± std of 2 runs: single split (0), 2 seeds (0, 1) ·" in out
+    assert out.count("; ± sample standard deviation over runs") == 2
     out = printed(capsys, *(run(tmp_path, split=split, seed=5, r1=r1) for split, r1 in (("0", 0.5), ("1", 0.7))))
     assert "mean ± std of 2 runs: 2 splits (0, 1), single seed (5)" in out
 
 
 def test_another_test_set_has_a_table_of_its_own(tmp_path, capsys):
     out = printed(capsys, run(tmp_path), run(tmp_path, test="other/7"))
-    assert "\nset → other · mars_torchreid\n" in out and "single split (0), single seed (0), tested on split 7" in out
+    assert "\nset → other · mars_torchreid\n" in out and "single split (0), single seed (0), tested on single split (7)" in out
 
 
 def test_the_word_oracle_stands_beside_the_number(tmp_path, capsys):
@@ -109,7 +111,7 @@ def test_one_run_has_the_intervals_of_its_metrics(tmp_path, capsys):
             for name in ("R1", "R5", "mAP", "mINP"):
                 low, high = numbers["intervals"][name]
                 assert low <= numbers[name] <= high and f"{100 * numbers[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in out
-        assert "90 % bootstrap interval over " + ("queries," if unit == "query" else "identities with all their queries,") in out
+        assert "90 % bootstrap interval over " + ("queries," if unit == "query" else "identities, each with all its queries,") in out
 
 
 def test_what_was_reranked_comes_last_and_says_so(tmp_path, capsys):
@@ -121,4 +123,22 @@ def test_what_was_reranked_comes_last_and_says_so(tmp_path, capsys):
     blocks = printed(capsys, str(tmp_path / "metrics.json")).split("\n\n")
     heads = [block.splitlines()[0] for block in blocks]
     assert heads[:3] == ["d · market", "d · mars_merged", "d · market · RE-RANKED (k1 8, k2 3, weight 0.3), no headline"]
-    assert blocks[0].splitlines()[-1] != blocks[2].splitlines()[-1]
+    assert blocks[0].splitlines()[-2] != blocks[2].splitlines()[-2]
+
+
+def test_runs_that_are_no_whole_grid_say_so(tmp_path, capsys):
+    """Split 0 with seeds 0 and 1, split 1 with seed 0: the mean over runs counts split 0 twice, and so does the interval."""
+    out = printed(capsys, *(run(tmp_path, split=s, seed=n, r1=r) for s, n, r in (("0", 0, 0.9), ("0", 1, 0.9), ("1", 0, 0.3))))
+    assert "mean ± std of 3 runs: 2 splits (0, 1), 2 seeds (0, 1), not all pairs of them" in out
+    mean, low, high = map(float, re.search(r"frames only +(\d+\.\d) ± \d+\.\d \[(\d+\.\d), (\d+\.\d)\]", out).groups())
+    assert mean == 70.0 and low < 70 < high
+
+
+def test_why_there_are_no_intervals(tmp_path, capsys):
+    one = Path(run(tmp_path))
+    value = json.loads(one.read_text())
+    for resamples, said in ((0, "no intervals (scoring.resamples is 0)"), (100, "[ ] 95 % bootstrap interval")):
+        value["scoring"]["resamples"] = resamples
+        one.write_text(json.dumps(value))
+        assert said in printed(capsys, str(one))
+    assert "no intervals where each query that can be drawn scores the same" in printed(capsys, run(tmp_path, seed=1, r1=0.0))

@@ -49,9 +49,7 @@ rule score:
         mem_mb=4000,
         runtime=30,
     params:
-        protocols=lambda wildcards: " ".join(
-            SETTINGS.datasets[wildcards.dataset].protocols
-        ),
+        protocols=protocols_of,
         scoring=section(SETTINGS.scoring),
         code=source_digest(*SCORING),
     shell:
@@ -101,8 +99,6 @@ use rule score as score_across with:
         "logs/score/{method}-{dataset}-{split}-{seed}-{stage}-on-{target}-{target_split}.log",
     benchmark:
         "benchmarks/score/{method}-{dataset}-{split}-{seed}-{stage}-on-{target}-{target_split}.tsv"
-    params:
-        protocols=protocols_of,
 
 
 rule report_inputs:

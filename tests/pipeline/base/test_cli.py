@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.base import cli
 from pipeline.base.config import ClipConfig
-from pipeline.base.errors import ConfigError, MediaError, UserError, did_you_mean
+from pipeline.base.errors import ConfigError, DiskError, MediaError, UserError, did_you_mean
 
 
 def fail(error: BaseException):
@@ -42,6 +42,23 @@ def test_settings_from_json_text():
         cli.load(ClipConfig, "frames: 8")
     with pytest.raises(ConfigError, match=r"clip\.frame: unknown setting; did you mean 'frames'"):
         cli.load(ClipConfig, '{"frame": 8}', "clip")
+
+
+def test_files_to_write_are_none_of_those_that_are_read(tmp_path, monkeypatch):
+    """By whatever path, and none of each other; other files, and what was not given, are let through."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").write_text("kept")
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "folder").mkdir()
+    for same in ("in", "./in", "folder/../in", "link", tmp_path / "in"):
+        for outs, ins in ((same, "in"), ("in", ["other", same]), (["new", same], tmp_path / "in")):
+            with pytest.raises(ConfigError, match=r"^OUT=.*: is the same file as --in=.*, which this step reads; name another file"):
+                cli.check_outputs({"OUT": outs}, {"--more": None, "--in": ins})
+    with pytest.raises(ConfigError, match=r"--b=folder/\.\./new: is the same file as --a=new, which this step writes, too"):
+        cli.check_outputs({"--a": "new", "--b": "folder/../new"}, {"--in": "in"})
+    with pytest.raises(DiskError, match="folder: is a folder"):
+        cli.check_outputs({"OUT": "folder"}, {"--in": "in"})
+    cli.check_outputs({"OUT": "new", "--b": None, "--c": "", "--d": []}, {"--in": ["in", "in"], "--more": None})  # negative control
 
 
 def test_parser_shows_the_module_and_takes_settings():

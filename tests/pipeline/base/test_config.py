@@ -79,6 +79,7 @@ def test_stages_that_only_see():
         ({"datasets": {"mars": {"voices": "comon_voice"}}}, "voices='comon_voice': no such entry in voices; did you mean 'common_voice'"),
         ({"datasets": {"Mars": {"source": "mars", "splits": ["x"]}}}, "the name 'Mars' must match"),
         ({"datasets": {"mars": {"splits": ["a-b"]}}}, "'a-b' must match"),
+        ({"datasets": {"mars": {"protocols": ["market", "market"]}}}, "protocols: names one twice; name each once"),
         ({"datasets": {"mars": {"shards": 0}}}, "shards=0: at least 1"),
         ({"companions": {"audio": {"voices": "x"}}}, "companions.audio.voices='x': no such entry"),
         ({"companions": {"none": {}}}, "not be 'none'"),
@@ -144,6 +145,19 @@ def test_refused(change, message):
     with pytest.raises(ConfigError, match=message) as caught:
         build(Settings, merge(SMALL, change))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", ["{}/data/", "{}/./data", "{}/other/../data", "{}/link", "~/data", "~/link"])
+def test_one_folder_of_two_names_is_one_folder(tmp_path, monkeypatch, other):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("data", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("data")
+    for mine, theirs in ((f"{tmp_path}/data", other.format(tmp_path)), (other.format(tmp_path), f"{tmp_path}/data")):
+        with pytest.raises(ConfigError, match=r"roots\.other and roots\.mars are one folder"):
+            build(Settings, merge(SMALL, with_targets(["other"]) | {"roots": {"mars": mine, "other": theirs}}))
+    for apart in ("~/other", "/a\0b", "~nobody-of-this-name/data"):  # negative control
+        build(Settings, merge(SMALL, with_targets(["other"]) | {"roots": {"mars": apart, "other": other.format(tmp_path)}}))
 
 
 @pytest.mark.parametrize("cls", [c for c in vars(config).values() if is_dataclass(c)], ids=lambda c: c.__name__)

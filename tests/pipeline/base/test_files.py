@@ -3,10 +3,13 @@
 import errno
 import hashlib
 import os
+import socket
 import stat
+from pathlib import Path
 
 import pytest
 
+from pipeline.base import locks
 from pipeline.base.errors import DiskError, SourceError, UserError
 from pipeline.base.files import (
     atomic,
@@ -38,6 +41,59 @@ def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path, erro
         out.write(b"new")
         raise error
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def special(kind, path):
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    else:
+        path.symlink_to("/dev/full")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
+def test_what_is_no_file_is_left_as_it_is(tmp_path, monkeypatch, kind, linked):
+    monkeypatch.chdir(tmp_path)  # names of sockets must be short
+    special(kind, Path("it"))
+    if linked:
+        Path("link").symlink_to("it")
+    before = Path("it").lstat()
+    with pytest.raises(DiskError, match=f"is a {kind}, expected the name of a file"), atomic(Path("link" if linked else "it")):
+        raise AssertionError("no work is done first")
+    after = Path("it").lstat()
+    assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode) and len(list(Path().iterdir())) == 1 + linked
+
+
+def test_a_link_to_a_file_or_to_nothing_is_replaced_by_the_file(tmp_path):
+    (tmp_path / "old").write_text("old")
+    for target in ("old", "nothing"):
+        (tmp_path / "link").symlink_to(target)
+        with atomic_open(tmp_path / "link") as out:
+            out.write(b"new")
+        assert not (tmp_path / "link").is_symlink() and (tmp_path / "link").read_text() == "new"
+        (tmp_path / "link").unlink()
+    assert (tmp_path / "old").read_text() == "old" and not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/stdout", "/dev/dubtrack-no-such", "/proc/self/fd/0", "/proc/self/no-such", "/sys/x/y"])
+def test_nothing_is_written_among_the_systems_own_files(path, monkeypatch):
+    monkeypatch.setattr(locks, "beside", lambda path: pytest.fail("no work is done first"))  # as root it would take the device's place
+    with pytest.raises(DiskError, match=r"expected (the name of a file|a folder) to write"):
+        write_json(path, 1)
+
+
+def test_a_file_where_its_folder_should_be(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for path in ("file/x", "file/x/y"):
+        with pytest.raises(DiskError, match=r"file is a file, expected a folder to write into"):
+            write_json(tmp_path / path, 1)
+    write_json(tmp_path / "new/x", 1)  # negative control
+    assert read_json(tmp_path / "new/x") == 1
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
