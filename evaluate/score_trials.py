@@ -55,6 +55,8 @@ class Wanted:
 
     name: str
     """Name of the list; every result says it."""
+    rule: str = ""
+    """How the list was made, where TRIALS say it."""
     p_targets: tuple[float, ...] = (0.05, 0.01)
     """Assumed parts of trials of the same identity: 0.05 is the method's, others report 0.01."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -223,6 +225,7 @@ def metrics(
         "heard": None if meta.get("heard") is None else {"tracklets": embeddings.num_rows, "with_sound": meta["heard"]},
         "trials": {
             "name": wanted.name,
+            "rule": wanted.rule,
             "trials": len(pairs.same),
             "same": scored.same,
             "different": scored.different,
@@ -339,7 +342,7 @@ def table(made: Mapping[str, Any]) -> str:
     repeated = f"; {trials['repeated']:,} repeat a pair" if trials["repeated"] else ""
     percent = 100 * made["eer"]["toolkit"], 100 * made["eer"]["reference"]
     lines = [
-        ("list", trials["name"]),
+        ("list", trials["name"] + (f"; {trials['rule']}" if trials["rule"] else "")),
         ("trials", f"{trials['trials']:,}: {trials['same']:,} same, {trials['different']:,} different{repeated}"),
         ("of", f"{trials['items']:,} items, {trials['identities']:,} identities"),
         ("run", " ".join(f"{name} {made[name]}" for name in TRAINING_OF)),
@@ -412,6 +415,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     wanted = Wanted(
         name=args.name,
+        rule=str(tables.read_meta(args.trials).get("rule", "")),
         p_targets=tuple(args.p_target),
         scoring=ScoringConfig(resamples=args.resamples, confidence=args.confidence),
         draw=args.draw,

@@ -76,7 +76,16 @@ def scored(rows, trials, meta=None, cohort=None, **wanted):
 
 def test_ten_trials_by_hand():
     out = scored(TEN, TEN_TRIALS)
-    assert out["trials"] == {"name": "list", "trials": 10, "same": 4, "different": 6, "repeated": 0, "items": 11, "identities": 7}
+    assert out["trials"] == {
+        "name": "list",
+        "rule": "",
+        "trials": 10,
+        "same": 4,
+        "different": 6,
+        "repeated": 0,
+        "items": 11,
+        "identities": 7,
+    }
     assert out["feature"] == {"dim": 2, "normalised": True, "score": "cosine", "score_normalisation": None}
     assert (out["eer"]["toolkit"], out["eer"]["reference"]) == (pytest.approx(0.25), pytest.approx(0.25))
     assert [(cost["p_target"], cost["toolkit"], cost["reference"]) for cost in out["min_dcf"]] == [
