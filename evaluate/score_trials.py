@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from evaluate.cohort import identity_means, normalise, statistics
 from evaluate.protocols import Subjects
 from evaluate.score import IDENTITY, TRAINING_OF, check_origin, subjects_of, test_set_of, what_it_saw
-from evaluate.verification import Trials, check_p_target, interval
+from evaluate.verification import TooFewIdentitiesError, Trials, check_p_target, interval
 from pipeline.base import cli, origin, tables
 from pipeline.base.build import build
 from pipeline.base.code import VERIFYING
@@ -55,6 +55,8 @@ class Wanted:
 
     name: str
     """Name of the list; every result says it."""
+    rule: str = ""
+    """How the list was made, where TRIALS say it."""
     p_targets: tuple[float, ...] = (0.05, 0.01)
     """Assumed parts of trials of the same identity: 0.05 is the method's, others report 0.01."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -223,6 +225,7 @@ def metrics(
         "heard": None if meta.get("heard") is None else {"tracklets": embeddings.num_rows, "with_sound": meta["heard"]},
         "trials": {
             "name": wanted.name,
+            "rule": wanted.rule,
             "trials": len(pairs.same),
             "same": scored.same,
             "different": scored.different,
@@ -277,11 +280,15 @@ def _cohort(
 
 
 def _numbers(scored: Trials, sides: tuple[np.ndarray, np.ndarray], wanted: Wanted) -> dict[str, Any]:
-    """EER and minDCF in both forms; the interval is of the first form (null: none was asked for)."""
+    """EER and minDCF in both forms; the interval is of the first form (null: none was asked for, or there is none, and why)."""
     low = high = None
-    if resamples := wanted.scoring.resamples:
-        drawn = scored.resampled(wanted.p_targets, resamples, wanted.seed, sides if wanted.draw == "identities" else None)
-        low, high = (bound.tolist() for bound in interval(drawn, wanted.scoring.confidence))
+    resamples, missing = wanted.scoring.resamples, None
+    if resamples:
+        try:
+            drawn = scored.resampled(wanted.p_targets, resamples, wanted.seed, sides if wanted.draw == "identities" else None)
+            low, high = (bound.tolist() for bound in interval(drawn, wanted.scoring.confidence))
+        except TooFewIdentitiesError as error:
+            missing = str(error)
 
     def number(column: int, toolkit: float, reference: float) -> dict[str, Any]:
         return {
@@ -309,6 +316,7 @@ def _numbers(scored: Trials, sides: tuple[np.ndarray, np.ndarray], wanted: Wante
             "drawn": wanted.draw,
             "seed": wanted.seed,
             "of": "toolkit",
+            "missing": missing,
         },
     }
 
@@ -334,18 +342,18 @@ def table(made: Mapping[str, Any]) -> str:
     repeated = f"; {trials['repeated']:,} repeat a pair" if trials["repeated"] else ""
     percent = 100 * made["eer"]["toolkit"], 100 * made["eer"]["reference"]
     lines = [
-        ("list", trials["name"]),
+        ("list", trials["name"] + (f"; {trials['rule']}" if trials["rule"] else "")),
         ("trials", f"{trials['trials']:,}: {trials['same']:,} same, {trials['different']:,} different{repeated}"),
         ("of", f"{trials['items']:,} items, {trials['identities']:,} identities"),
         ("run", " ".join(f"{name} {made[name]}" for name in TRAINING_OF)),
         ("tested on", f"dataset {made['test_dataset']} split {made['test_split']}"),
         ("sees", made["modality"]),
         ("score", f"cosine of vectors of length 1, {made['feature']['dim']} values{_normalised(made['feature']['score_normalisation'])}"),
-        ("EER", f"{percent[0]:.3f} %{_interval(made['eer'], 100, 3, drawn)}, interpolated; {percent[1]:.3f} % in the reference form"),
+        ("EER", f"{percent[0]:.3f} %{_interval(made['eer'], 100, 3)}, interpolated; {percent[1]:.3f} % in the reference form"),
         *(
             (
                 "minDCF",
-                f"{cost['toolkit']:.4f}{_interval(cost, 1, 4, drawn)}, P_target = {cost['p_target']}; {cost['reference']:.4f} in the reference form",
+                f"{cost['toolkit']:.4f}{_interval(cost, 1, 4)}, P_target = {cost['p_target']}; {cost['reference']:.4f} in the reference form",
             )
             for cost in made["min_dcf"]
         ),
@@ -362,15 +370,22 @@ def _normalised(by: Mapping[str, Any] | None) -> str:
     )
 
 
-def _interval(number: Mapping[str, Any], scale: int, digits: int, drawn: Mapping[str, Any] | None) -> str:
-    return "" if drawn is None else f" [{', '.join(f'{scale * bound:.{digits}f}' for bound in number['interval'])}]"
+def _interval(number: Mapping[str, Any], scale: int, digits: int) -> str:
+    bounds = number["interval"]
+    return "" if bounds is None else f" [{', '.join(f'{scale * bound:.{digits}f}' for bound in bounds)}]"
 
 
 def _drawn(drawn: Mapping[str, Any] | None) -> str:
     if drawn is None:
-        return "none"
-    caution = "" if drawn["drawn"] == "identities" else "; too narrow, as if trials shared no identities"
-    return f"{100 * drawn['confidence']:g} % of {drawn['resamples']:,} samples of {drawn['drawn']}, seed {drawn['seed']}{caution}"
+        return "none was asked for"
+    if drawn["missing"] is not None:
+        return f"none: {drawn['missing']}"
+    caution = (
+        "minDCF's holds the truth less often than that"
+        if drawn["drawn"] == "identities"
+        else "too narrow, as if trials shared no identities"
+    )
+    return f"{100 * drawn['confidence']:g} % of {drawn['resamples']:,} samples of {drawn['drawn']}, seed {drawn['seed']}; {caution}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -400,6 +415,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     wanted = Wanted(
         name=args.name,
+        rule=str(tables.read_meta(args.trials).get("rule", "")),
         p_targets=tuple(args.p_target),
         scoring=ScoringConfig(resamples=args.resamples, confidence=args.confidence),
         draw=args.draw,

@@ -29,6 +29,10 @@ from pipeline.base.seeds import rng
 Compat = Literal["toolkit", "reference"]
 
 
+class TooFewIdentitiesError(ScoreError):
+    """A bootstrap sample has no trial of one kind, so the numbers of these trials have no interval."""
+
+
 def equal_error_rate(scores: np.ndarray, same: np.ndarray, compat: Compat = "toolkit") -> float:
     """:meth:`Trials.equal_error_rate` of these trials; 0..1."""
     return Trials(scores, same).equal_error_rate(compat)
@@ -133,7 +137,8 @@ class Trials:
             float64 [resamples, 1 + p_targets]: EER, then minDCF by each p_target.
 
         Raises:
-            ScoreError: `sides` contradicts the trials, or a sample of few identities is left without one kind of trial.
+            TooFewIdentitiesError: a sample is left without one kind of trial.
+            ScoreError: `sides` contradicts the trials.
         """
         for p_target in p_targets:
             check_p_target(p_target)
@@ -144,9 +149,9 @@ class Trials:
         for number, (same, different) in enumerate(draws):
             missed, rejected = (np.concatenate([[0], np.cumsum(weights)]) for weights in (same, different))
             if not missed[-1] or not rejected[-1]:
-                raise ScoreError(
+                raise TooFewIdentitiesError(
                     f"sample {number} of the identities is left without trials of {'different identities' if missed[-1] else 'the same identity'}: "
-                    "too few identities for an interval; draw trials, or make none"
+                    "too few identities for an interval"
                 )
             misses, passes = missed[missed_at], rejected[-1] - rejected[rejected_at]
             out[number, 0] = _crossing(misses, passes, int(missed[-1]), int(rejected[-1]))

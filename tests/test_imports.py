@@ -35,6 +35,7 @@ TORCH_FREE = (
     "pipeline.base",
     "evaluate.score",
     "evaluate.score_trials",
+    "evaluate.make_trials",
     "evaluate.report",
     "evaluate.trace",
     "evaluate.retrieval",
@@ -61,6 +62,7 @@ LIGHT = (
     "evaluate.embed",
     "evaluate.score",
     "evaluate.score_trials",
+    "evaluate.make_trials",
     "evaluate.report",
 )
 SHARDS_TO_BATCHES = ("shards.loader", "shards.training", "shards.clips", "shards.device", "shards.streamed", "shards.resident")

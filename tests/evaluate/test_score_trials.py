@@ -76,7 +76,16 @@ def scored(rows, trials, meta=None, cohort=None, **wanted):
 
 def test_ten_trials_by_hand():
     out = scored(TEN, TEN_TRIALS)
-    assert out["trials"] == {"name": "list", "trials": 10, "same": 4, "different": 6, "repeated": 0, "items": 11, "identities": 7}
+    assert out["trials"] == {
+        "name": "list",
+        "rule": "",
+        "trials": 10,
+        "same": 4,
+        "different": 6,
+        "repeated": 0,
+        "items": 11,
+        "identities": 7,
+    }
     assert out["feature"] == {"dim": 2, "normalised": True, "score": "cosine", "score_normalisation": None}
     assert (out["eer"]["toolkit"], out["eer"]["reference"]) == (pytest.approx(0.25), pytest.approx(0.25))
     assert [(cost["p_target"], cost["toolkit"], cost["reference"]) for cost in out["min_dcf"]] == [
@@ -122,7 +131,7 @@ def test_intervals_are_of_what_is_said():
     rows, pairs = crowd()
     found = {draw: scored(rows, pairs, draw=draw) for draw in ("trials", "identities")}
     for draw, out in found.items():
-        assert out["bootstrap"] == {"resamples": 100, "confidence": 0.95, "drawn": draw, "seed": 0, "of": "toolkit"}
+        assert out["bootstrap"] == {"resamples": 100, "confidence": 0.95, "drawn": draw, "seed": 0, "of": "toolkit", "missing": None}
         low, high = out["eer"]["interval"]
         assert 0 < low < out["eer"]["toolkit"] < high < 1
         assert f"95 % of 100 samples of {draw}, seed 0" in table(out)
@@ -146,7 +155,7 @@ def test_identities_are_drawn_as_embeddings_name_them():
 def test_no_samples_no_interval():
     out = scored(TEN, TEN_TRIALS, scoring=ScoringConfig(resamples=0))
     assert out["bootstrap"] is None and out["eer"]["interval"] is None and out["min_dcf"][0]["interval"] is None
-    assert "EER       25.000 %, interpolated" in table(out) and "interval  none" in table(out)
+    assert "EER       25.000 %, interpolated" in table(out) and "interval  none was asked for" in table(out)
 
 
 def test_a_table_says_what_its_numbers_are_of():
@@ -275,9 +284,16 @@ def test_what_cannot_be_asked_is_refused(wanted, error, message):
         scored(TEN, TEN_TRIALS, **wanted)
 
 
-def test_identities_too_few_to_draw_are_refused():
-    with pytest.raises(ScoreError, match="too few identities"):
-        scored(TEN, TEN_TRIALS, draw="identities")
+def test_identities_too_few_to_draw_give_numbers_without_an_interval():
+    """Sooner or later a sample of seven identities has not the one with trials of its own."""
+    out, drawn = scored(TEN, TEN_TRIALS, draw="identities"), scored(TEN, TEN_TRIALS)
+    assert out["eer"] == {**drawn["eer"], "interval": None} and drawn["eer"]["interval"] is not None
+    assert [cost["interval"] for cost in out["min_dcf"]] == [None, None]
+    assert "of the same identity: too few identities for an interval" in out["bootstrap"]["missing"]
+    said = table(out)
+    assert "EER       25.000 %, interpolated" in said and f"interval  none: {out['bootstrap']['missing']}" in said
+    rows, pairs = crowd()  # control: enough of them
+    assert scored(rows, pairs, draw="identities")["bootstrap"]["missing"] is None
 
 
 def test_embeddings_of_another_run_are_refused():
