@@ -221,6 +221,6 @@ def test_why_there_are_no_intervals(tmp_path, capsys):
     value = json.loads(one.read_text())
     for resamples, said in ((0, "no intervals (scoring.resamples is 0)"), (100, "[ ] 95 % bootstrap interval")):
         value["scoring"]["resamples"] = resamples
-        one.write_text(json.dumps(value))
+        seal(one, value)
         assert said in printed(capsys, str(one))
     assert "no intervals where each query that can be drawn scores the same" in printed(capsys, run(tmp_path, seed=1, r1=0.0))
