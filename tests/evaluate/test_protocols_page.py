@@ -328,7 +328,12 @@ def test_links_and_files_exist():
     text = PAGE.read_text()
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
         assert Path(PAGE.parent, path).exists(), path
-    assert re.findall(r"python -m ([\w.]+)", text) == ["tests.evaluate.four_results", "evaluate.legacy_eval"]
+    assert re.findall(r"python -m ([\w.]+)", text) == [
+        "tests.evaluate.four_results",
+        "evaluate.legacy_eval",
+        "evaluate.make_trials",
+        "evaluate.score_trials",
+    ]
 
 
 # --- the public tables of MARS ----------------------------------------------------------------------------------------------
