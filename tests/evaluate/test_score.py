@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from evaluate import protocols, score
@@ -265,6 +266,37 @@ def test_vectors_of_length_1_where_the_settings_say_so():
     assert [found[n]["feature"]["normalised"] for n in (False, True)] == [False, True]
     with pytest.raises(ScoreError, match="the vector of g9 is 0"):
         metrics(made([*rows, row("g9", "gallery", "b", 1, [0.0, 0.0])]), {}, ["market"], normalise=True)
+
+
+def test_junk_may_be_0_because_nobody_ranks_it():
+    rows = [row("q1", "query", "a", 0, [1.0, 0.0]), row("g1", "gallery", "a", 1, [0.0, 2.0])]
+    rows += [row("j1", "junk", "00-1", 1, [0.0, 0.0], "junk"), row("j2", "junk", "00-1", 1, [0.0, 3.0], "junk")]
+    found = score.normalised(score.subjects_of(made(rows)))
+    assert found.vector.tolist() == [[0, 1], [0, 0], [0, 1], [1, 0]]
+    assert metrics(made(rows), {}, ["market", "mars_official"], normalise=True)["protocols"]["mars_official"]["mAP"] == 1
+    rows[2]["kind"] = "distractor"
+    with pytest.raises(ScoreError, match="the vector of j1 is 0"):
+        score.normalised(score.subjects_of(made(rows)))
+
+
+def test_scaling_piece_by_piece_changes_no_bit(monkeypatch):
+    whole = score.normalised(score.subjects_of(made(many()))).vector
+    monkeypatch.setattr(score, "ROWS", 7)
+    assert score.normalised(score.subjects_of(made(many()))).vector.tobytes() == whole.tobytes()
+    assert np.sqrt((whole.astype(float) ** 2).sum(1)) == pytest.approx(1, abs=1e-6)
+
+
+def test_vectors_are_taken_from_a_table_in_order_without_a_copy():
+    """A large table would be held twice; in pieces or out of order they are copied, and are the same."""
+    table = made(many())
+    found = score.subjects_of(table)
+    held = table.column("vector").chunk(0).flatten().to_numpy()
+    assert np.shares_memory(found.vector, held)
+    for other in (table.take(np.arange(table.num_rows)[::-1]), pa.concat_tables([table.slice(0, 31), table.slice(31)])):
+        copied = score.subjects_of(other)
+        assert not np.shares_memory(copied.vector, held)
+        assert copied.vector.tobytes() == found.vector.tobytes() and copied.tracklet == found.tracklet
+        assert all((getattr(copied, name) == getattr(found, name)).all() for name in ("role", "identity", "kind", "camera"))
 
 
 def test_each_query_is_written_down():
