@@ -7,7 +7,8 @@ In:      metrics.json of one or more runs, as the report names them; also those 
 Out:     the numbers, then every file behind them with its SHA-256 as noted when it was read: settings, weights (the teacher's,
          too), embeddings, shards, manifests, lists of the sources; the code of training, embedding and scoring; what differs.
 Source:  promise R13. Without --check only notes are read. With it every byte of every file is read again, tars and code
-         included (once, also where several of the runs were trained on one store); what differs is named and the exit status is 2.
+         included (once, also where several of the runs were trained on one store), and every score is compared with the mean over
+         its queries; what differs is named and the exit status is 2.
 
 A file that fits some of its notes and not others was made anew: what has the other notes is out of date. A file that fits none is
 damaged where it cannot be read, and else damaged or made anew. Pictures and clips as shipped are no part of the chain: what was
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,6 +29,7 @@ from typing import Any
 from safetensors import safe_open
 
 from evaluate.chain import UNREADABLE, Chain, Link
+from evaluate.queries import METRICS, RERANKED, read_answers
 from pipeline.base import cli, origin, tables
 from pipeline.base.errors import ScoreError, UserError
 from pipeline.base.files import digest_file, read_json
@@ -35,6 +38,9 @@ from shards.verify import verify
 SHOWN = 16
 """Characters of a digest that lines for readers show; --json has all 64."""
 AGAIN = "run the same target again"
+QUERIES = "queries.parquet"
+SAME = 1e-9
+"""Two ways to sum some thousand numbers differ by less."""
 
 
 Verified = dict[tuple[Path, str], list[str]]
@@ -64,7 +70,29 @@ def check(chain: Chain, sources: bool = True, verified: Verified | None = None) 
             if known not in verified:
                 verified[known] = _store(store.index)
             wrong += verified[known]
+    if chain.metrics.with_name(QUERIES) in fitting:
+        wrong += _means(chain)
     return [*wrong, *_code(chain)]
+
+
+def _means(chain: Chain) -> list[str]:
+    """Numbers that are not the means over QUERIES that they are said to be: a seal does not say who set it."""
+    wrong = []
+    try:
+        answered = read_answers(chain.metrics.with_name(QUERIES), chain.scores["made"]["queries"])
+        for (ranking, protocol), answers in answered.items():
+            numbers = chain.scores[RERANKED if ranking == RERANKED else "protocols"][protocol]
+            mean = answers.over(numbers["averaged_over"]).values.mean(axis=0)
+            for name, of_queries in zip(METRICS, mean.tolist(), strict=True):
+                said = numbers[name]
+                if (said is None) != math.isnan(of_queries) or (said is not None and abs(said - of_queries) > SAME):
+                    wrong.append(
+                        f"{chain.metrics}: says {name} {said} by {protocol} ({ranking}), and the mean over {QUERIES} is {of_queries}; delete it "
+                        f"and {AGAIN}"
+                    )
+    except UNREADABLE as error:
+        wrong.append(f"{chain.metrics}: does not fit the {QUERIES} beside it ({error}); delete it and {AGAIN}")
+    return wrong
 
 
 def _store(index: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from evaluate import legacy_eval, score_trials, trace
 from evaluate.chain import Chain
-from pipeline.base import tables
+from pipeline.base import origin, tables
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_file, read_json, write_json
 from tests.torture import small_run as small
@@ -53,6 +54,28 @@ def test_several_runs_and_the_exit_of_a_check(metrics, capsys):
     with changed_to(metrics.with_name("config.json"), b"{"), pytest.raises(UserError, match="things behind these numbers are not as noted"):
         trace.main([*both, "--check"])
     assert f"{metrics.with_name('config.json')}: damaged (not JSON" in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_the_means_of_their_queries_are_named(metrics):
+    """A metrics.json whose numbers were changed and which was sealed anew: every digest is right, and the numbers are not."""
+    whole = read_json(metrics)
+    made = whole["protocols"]["mars_torchreid"]
+    assert trace.check(Chain(metrics, {})) == []  # negative control
+    for change, said in (
+        ({"mAP": made["mAP"] + 0.001}, "says mAP .* by mars_torchreid"),
+        ({"R1": None}, "says R1 None by mars_torchreid"),
+        ({"averaged_over": None, "mINP": 0.5}, "says mINP 0.5 by mars_torchreid"),
+    ):
+        with changed_to(metrics, metrics.read_bytes()):
+            numbers = {**whole["protocols"], "mars_torchreid": {**made, **change}}
+            origin.write_sealed(metrics, {**{k: v for k, v in whole.items() if k != origin.SEAL}, "protocols": numbers})
+            wrong = trace.check(Chain(metrics, {}))
+        assert len(wrong) == 1 and re.search(said, wrong[0])
+    with changed_to(metrics, metrics.read_bytes()):
+        origin.write_sealed(
+            metrics, {k: v for k, v in whole.items() if k not in (origin.SEAL, "reranked", "protocols")} | {"protocols": {}}
+        )
+        assert any("does not fit the queries.parquet" in line for line in trace.check(Chain(metrics, {})))
 
 
 def test_a_store_that_runs_share_is_read_once_and_named_for_each(metrics, capsys, monkeypatch):
