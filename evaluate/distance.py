@@ -72,8 +72,10 @@ class Rows:
     """
 
     def __init__(self, vectors: Vectors, rows: np.ndarray) -> None:
-        self.vectors, self.rows, self.ndim = vectors, rows, 2
+        self.vectors: np.ndarray = vectors.vectors if isinstance(vectors, Rows) else vectors
+        self.rows: np.ndarray = vectors.rows[rows] if isinstance(vectors, Rows) else rows
         self.shape: tuple[int, ...] = (len(rows), *vectors.shape[1:])
+        self.ndim = 2
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -218,9 +220,9 @@ class SquaredDistances:
             centred = np.ldexp(middle - some, 1 - self._exponent)  # -2 (some - middle), exactly
             out = np.empty((len(some), columns), np.float32)
             for tile in tiles:
-                entries, width = self._columns[tile], tile.stop - tile.start
+                width = tile.stop - tile.start
                 part, scale, near, right = out[:, tile], scales[: len(some), :width], nears[: len(some), :width], shifted[:width]
-                np.subtract(entries, middle, out=right)
+                _centre(self._columns, tile, middle, right)
                 if self._exponent:
                     np.ldexp(right, -self._exponent, out=right)
                 _product(centred, right, part, scale)
@@ -229,10 +231,10 @@ class SquaredDistances:
                 scale += np.float32(_FLOOR)
                 count = np.count_nonzero(np.less(part, scale, out=near))
                 if count > MANY * near.size:
-                    near = self._in_float64(part, some, entries)
+                    near = self._in_float64(part, some, self._columns[tile])
                 if count:
                     q, g = np.divmod(np.flatnonzero(near), width)
-                    part[q, g] = pair_distances(some, q, entries, g) / self.unit
+                    part[q, g] = pair_distances(some, q, self._columns, tile.start + g) / self.unit
             yield out
 
     def _in_float64(self, part: np.ndarray, queries: np.ndarray, entries: np.ndarray) -> np.ndarray:
@@ -314,6 +316,15 @@ def _product(left: np.ndarray, right: np.ndarray, out: np.ndarray, spare: np.nda
     for first in range(PIECE, left.shape[1], PIECE):
         piece = slice(first, first + PIECE)
         out += np.matmul(left[:, piece], right[:, piece].T, out=spare)
+
+
+def _centre(vectors: Vectors, some: slice, middle: np.ndarray, out: np.ndarray) -> None:
+    """Some rows less `middle`, into `out`."""
+    if isinstance(vectors, Rows):
+        np.take(vectors.vectors, vectors.rows[some], axis=0, out=out, mode="clip")  # the other modes make a copy first
+        out -= middle
+    else:
+        np.subtract(vectors[some], middle, out=out)
 
 
 def _mean(vectors: Vectors) -> np.ndarray:

@@ -1,13 +1,16 @@
 """What `bench_ranking` runs as processes of its own: scoring and re-ranking of made vectors, ours and the plain way.
 
-`python -m tests.bench.ranking_process WHAT QUERIES GALLERY D`, on one core. The plain forms are what one writes first: a whole matrix
-of distances, a sort of each row, a loop over items. `make` only makes the vectors: what the others cost more is their own.
+`python -m tests.bench.ranking_process WHAT QUERIES GALLERY D [FOLDER]`, on one core. The plain forms are what one writes first: a whole matrix
+of distances, a sort of each row, a loop over items. `make` only makes the vectors: what the others cost more is their own. `write`
+leaves them in FOLDER as a table, which `step` scores as the workflow does.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from pathlib import Path
 
 if __name__ == "__main__":
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy: threads that wait for each other burn the time that is measured
@@ -51,6 +54,60 @@ def apply(queries: int, gallery: int, width: int) -> float:
     kind = np.full(len(role), "person")
     subjects = protocols.Subjects(names, role, np.char.zfill(identity.astype(str), 5), kind, camera, vectors)
     return protocols.apply(protocols.protocol_named("market"), subjects).summary.mean_ap
+
+
+def write(folder: Path, queries: int, gallery: int, width: int) -> None:
+    """EMBEDDINGS and config.json of a run, in `folder`."""
+    import pyarrow as pa
+
+    from pipeline.base import tables
+    from pipeline.base.build import plain
+    from pipeline.base.config import MethodConfig, RunConfig, StageConfig
+
+    some, _, *labels = make(queries, gallery, width)
+    count = queries + gallery
+    identity, camera = (np.concatenate([labels[i], labels[i + 2]]) for i in (0, 1))
+    values = pa.array(np.asarray(some.base).ravel())
+    vector = pa.ListArray.from_arrays(pa.array(np.arange(0, (count + 1) * width, width, dtype=np.int32)), values)
+    columns = {
+        "tracklet": [f"{i:08d}" for i in range(count)],
+        "modality": ["frames"] * count,
+        "role": ["query"] * queries + ["gallery"] * gallery,
+        "identity": [f"{i:05d}" for i in identity],
+        "kind": ["person"] * count,
+        "camera": camera.astype(np.int16),
+        "clips": np.ones(count, np.int32),
+        "vector": vector.cast(tables.EMBEDDINGS.arrow.field("vector").type),
+    }
+    stage = StageConfig(network="dubbernet_student")
+    run = RunConfig(
+        method="bench",
+        dataset="made",
+        split="0",
+        seed=0,
+        stage="student",
+        companion="none",
+        test_companion="none",
+        kind="",
+        bands=0,
+        item_frames=0,
+        height=32,
+        width=16,
+        this=stage,
+        settings=MethodConfig(stages={"student": stage}, companion="none"),
+    )
+    of = {name: getattr(run, name) for name in ("method", "dataset", "split", "seed", "stage")}
+    tables.write(folder / "embeddings.parquet", pa.table(columns, schema=tables.EMBEDDINGS.arrow), tables.EMBEDDINGS, of)
+    (folder / "config.json").write_text(json.dumps(plain(run)))
+
+
+def step(folder: Path) -> float:
+    """mAP that `python -m evaluate.score` writes for the table of :func:`write`."""
+    from evaluate import score
+
+    given = ["--embeddings", str(folder / "embeddings.parquet"), "--config", str(folder / "config.json"), "--protocols", "market"]
+    score.main([str(folder / "metrics.json"), "--queries", str(folder / "queries.parquet"), *given])
+    return float(json.loads((folder / "metrics.json").read_text())["protocols"]["market"]["mAP"])
 
 
 def plain_score(
@@ -143,15 +200,17 @@ def _mean_ap(distances, q_identity: np.ndarray, q_camera: np.ndarray, g_identity
 WORKS = {work.__name__: work for work in (score, plain_score, rerank, plain_rerank, products)}
 
 
-def run(what: str, queries: int, gallery: int, width: int) -> float | None:
+def run(what: str, queries: int, gallery: int, width: int, folder: Path | None = None) -> float | None:
     """One work; None where vectors are only made."""
     if what == "make":
         make(queries, gallery, width)
         return None
+    if folder:
+        return step(folder) if what == "step" else write(folder, queries, gallery, width)
     if what == "apply":
         return apply(queries, gallery, width)
     return WORKS[what](*make(queries, gallery, width))
 
 
 if __name__ == "__main__":
-    print(run(sys.argv[1], *map(int, sys.argv[2:])))
+    print(run(sys.argv[1], *map(int, sys.argv[2:5]), *map(Path, sys.argv[5:])))

@@ -143,6 +143,8 @@ def test_rows_of_a_larger_set_are_as_a_copy_of_them(tiled):
     asked, entries = random.permutation(len(both))[:60], random.permutation(len(both))[:300]
     found, copied = all_blocks(Rows(both, asked), Rows(both, entries)), all_blocks(both[asked], both[entries])
     assert found.shape == (60, 300) and found.tobytes() == copied.tobytes()
+    nested = Rows(Rows(both, entries), np.arange(300)[::2])
+    assert nested.vectors is both and (nested[:] == both[entries[::2]]).all()
     whole = together(Rows(both, asked), Rows(both, entries))
     assert isinstance(whole, Rows) and whole.vectors is both and (whole[:] == both[np.concatenate([asked, entries])]).all()
     assert (together(both[asked], Rows(both, entries))[:] == whole[:]).all()
