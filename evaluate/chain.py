@@ -1,6 +1,8 @@
-"""Every file behind the scores of one run, from metrics.json back to the lists of the sources, with the digests that were noted.
+"""Every file behind some scores, from metrics.json back to the lists of the sources, with the digests that were noted.
 
-In:      metrics.json in a results folder as the workflow lays it out.   Out: :class:`Chain`: links, notes on code, stores.
+In:      metrics.json in a results folder as the workflow lays it out; or what `evaluate.score_trials` or `evaluate.legacy_eval --out`
+         wrote, wherever it lies near the results that it was made from.
+Out:     :class:`Chain`: links, notes on code, stores.
 Source:  promise R13. Read here: notes and names, never the bytes behind a digest (that is `evaluate.trace --check`).
 
 A run may have been tested on another data set, too; these scores lie below it, in on/<dataset>-<split>/.
@@ -12,7 +14,7 @@ from the names in config.json. A file that cannot be read ends its branch, with 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from pipeline.base import origin, tables
 from pipeline.base.build import build, plain
 from pipeline.base.config import MethodConfig, RunConfig
 from pipeline.base.errors import UserError
-from pipeline.base.files import digest_bytes, read_json
+from pipeline.base.files import digest_bytes, digest_file, read_json
 
 UNREADABLE = (UserError, ValueError, TypeError, KeyError, AttributeError, OSError, pa.ArrowException, SafetensorError)
 """What reading a file that is no longer what it was may end in."""
@@ -84,45 +86,43 @@ class Store:
         return digest_bytes("".join(f"{s.name} {s.samples} {s.bytes} {s.digest}\n" for s in self.shards).encode())
 
 
+TRIALS, LEGACY = "evaluate.score_trials", "evaluate.legacy_eval"
+"""Who else writes scores that note what they were made from."""
+NO_SCORES = {
+    "config.json": "the settings of a run",
+    "origin.json": "how a run was trained",
+    "inputs.json": "what a report is made of",
+    "machine.json": "where a run is trained",
+}
+
+
 class Chain:
-    """All links behind one metrics.json, in the order in which they are told.
+    """All links behind one file of scores, in the order in which they are told.
 
     Args:
-        metrics: results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json, or on/<dataset>-<split>/metrics.json there.
-        at: where things outside the results lie, by name: roots by the name of their data set or voices, weight files by file name.
+        metrics: results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json, or on/<dataset>-<split>/metrics.json there; or a file
+            of `TRIALS` or `LEGACY`, whose results are looked for in the folders around it and in the working folder.
+        at: where things outside the results lie, by name: roots by the name of their data set or voices, weight files by file name,
+            'trials' and 'cohort'.
 
     Raises:
-        UserError: it does not lie in a results folder, or is none of `evaluate.score`.
+        UserError: it does not lie in a results folder, or is no such file.
     """
 
     def __init__(self, metrics: Path, at: Mapping[str, str]) -> None:
-        if ".." in metrics.parts:
-            metrics = metrics.resolve()
-        elif _run_folder(metrics) is None:
-            metrics = metrics.absolute()
-        folder = _run_folder(metrics)
-        if folder is None:
-            raise UserError(
-                f"{metrics}: expected results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json, or of a test on another data "
-                "set .../<stage>/on/<dataset>-<split>/metrics.json"
-            )
+        self.maker, found = _maker(metrics)
+        """Step that wrote the scores; '' for a metrics.json, which the workflow can make again."""
         self.links: list[Link] = []
         self.code: list[tuple[Path, Note]] = []
         """(file, its note on the code that made it)."""
         self.strangers: list[str] = []
         """Files that say they are of another run than their folder."""
         self.stores: list[Store] = []
-        self.metrics = metrics
-        self.folder = folder
-        self.results = self.folder.parents[4]
+        self.scores: Note = found
+        self.metrics = metrics if self.maker else _metrics_place(metrics)
+        self.results = _results_of(metrics, found) if self.maker else _run_place(self.metrics).parents[4]
         self.at = {**_settings_roots(self.results), **at}
-        self.scores: Note = {}
-        self._follow_metrics()
-
-    @property
-    def across(self) -> bool:
-        """Whether the run was tested on another data set than it was trained on."""
-        return self.metrics.parent != self.folder
+        {TRIALS: self._follow_trials, LEGACY: self._follow_legacy}.get(self.maker, self._follow_metrics)()
 
     # --- one method per kind of file ----------------------------------------------------------------------------------
 
@@ -135,10 +135,11 @@ class Chain:
             self.scores = found
             self._own(self.metrics, found)
             saying = [f"{name}: {_numbers(numbers)}" for name, numbers in found["protocols"].items()]
-            where = f", tested on {self.metrics.parent.name}" if self.across else ""
+            folder = _run_place(self.metrics)
+            where = f", tested on {self.metrics.parent.name}" if self.metrics.parent != folder else ""
             link.facts += [" ".join(f"{name} {found.get(name)}" for name in NAMES) + f", sees {found.get('modality')}{where}", *saying]
-            self._follow_config(1, self.folder, found, self.metrics)
-            self._follow_embeddings(found)
+            self._follow_config(1, folder, found, self.metrics)
+            self._follow_embeddings(self.metrics.with_name("embeddings.parquet"), found)
             self._add(
                 1,
                 "QUERIES",
@@ -147,6 +148,39 @@ class Chain:
                 self.metrics,
                 tables.QUERIES,
             )
+
+    def _follow_trials(self) -> None:
+        link = self._add(0, "scores of trials", self.metrics, "", self.metrics)
+        with _Reading(link):
+            found = self.scores
+            self.code.append((self.metrics, found.get(origin.CODE, {})))
+            trials = found["trials"]
+            equal, costs = found["eer"]["toolkit"], [f"minDCF (P {cost['p_target']}) {cost['toolkit']:.4f}" for cost in found["min_dcf"]]
+            link.facts += [
+                " ".join(f"{name} {found.get(name)}" for name in NAMES) + f", sees {found.get('modality')}",
+                ", ".join([f"{trials['name']}: EER {100 * equal:.3f} percent", *costs]) + f"; {trials['trials']} trials",
+            ]
+            folder = self.results / _run_of(found)
+            self._follow_config(1, folder, found, self.metrics)
+            self._follow_embeddings(_fitting(folder, _noted(found, "embeddings")), found)
+            for role, schema in (("trials", tables.TRIALS), ("cohort", tables.EMBEDDINGS)):
+                if role == "trials" or _noted(found, role):
+                    place = self.at.get(role)
+                    self._add(1, role, Path(place) if place else None, _noted(found, role), self.metrics, schema, outside=role)
+
+    def _follow_legacy(self) -> None:
+        link = self._add(0, "scores beside those of the released evaluator", self.metrics, "", self.metrics)
+        with _Reading(link):
+            self.code.append((self.metrics, self.scores.get(origin.CODE, {})))
+            for found in self.scores["runs"]:
+                folder, tested = self.results / _run_of(found), f"{found['test_dataset']}-{found['test_split']}"
+                own = found["test_dataset"] == found["dataset"]
+                where = "" if own else f", tested on {tested}"
+                link.facts += [" ".join(f"{name} {found.get(name)}" for name in NAMES) + f", sees {found.get('modality')}{where}"]
+                link.facts += [f"{result['scored_by']}: {_numbers(result)}" for result in found["results"]]
+                self._follow_config(1, folder, found, self.metrics)
+                self._follow_embeddings((folder if own else folder / "on" / _plain(tested)) / "embeddings.parquet", found)
+                self._follow_tracklets(1, _plain(found["test_dataset"]), _noted(found, "tracklets"), self.metrics)
 
     def _follow_config(self, depth: int, folder: Path, note: Note, by: Path) -> RunConfig | None:
         link = self._add(depth, "config", folder / "config.json", _noted(note, "config"), by)
@@ -158,19 +192,19 @@ class Chain:
                 link.facts.append("not at their defaults: " + (", ".join(changed) or "nothing"))
         return run
 
-    def _follow_embeddings(self, note: Note) -> None:
-        path = self.metrics.with_name("embeddings.parquet")
+    def _follow_embeddings(self, path: Path, note: Note) -> None:
+        folder = _run_place(path)
         link = self._add(1, "EMBEDDINGS", path, _noted(note, "embeddings"), self.metrics, tables.EMBEDDINGS)
         with _Reading(link):
             meta = tables.read_meta(path)
             self.code.append((path, meta.get(origin.CODE, {})))
-            run = self._follow_config(2, self.folder, meta, path)
+            run = self._follow_config(2, folder, meta, path)
             if run is not None:
-                self._follow_weights(2, self.folder, _noted(meta, "weights"), path, "weights")
+                self._follow_weights(2, folder, _noted(meta, "weights"), path, "weights")
                 dataset, companion, split = run.dataset, run.test_companion, run.split
-                if self.across:  # seen only: its shards are those without a companion
+                if path.parent != folder:  # seen only: its shards are those without a companion
                     companion = "none"
-                    dataset, _, split = self.metrics.parent.name.partition("-")
+                    dataset, _, split = path.parent.name.partition("-")
                 self._follow_index(2, dataset, companion, meta, path)
                 self._follow_split(2, dataset, split, _noted(meta, "split"), path)
 
@@ -343,6 +377,106 @@ def _run_folder(metrics: Path) -> Path | None:
     """The folder of the run whose scores lie there, in its own folder or below it; None: this is no place for scores."""
     folder = metrics.parents[2] if len(metrics.parents) > 2 and metrics.parent.parent.name == "on" else metrics.parent
     return folder if len(folder.parts) > 5 and folder.parents[3].name == "runs" else None
+
+
+def _run_place(file: Path) -> Path:
+    """As :func:`_run_folder`, of a file that is known to have one."""
+    folder = _run_folder(file)
+    assert folder is not None
+    return folder
+
+
+def _metrics_place(metrics: Path) -> Path:
+    if ".." in metrics.parts:
+        metrics = metrics.resolve()
+    elif _run_folder(metrics) is None:
+        metrics = metrics.absolute()
+    if _run_folder(metrics) is None or metrics.name != "metrics.json":
+        raise UserError(
+            f"{metrics}: expected results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json, or of a test on another data "
+            "set .../<stage>/on/<dataset>-<split>/metrics.json"
+        )
+    return metrics
+
+
+def _maker(path: Path) -> tuple[str, Note]:
+    """The step that wrote a file of scores, and what it holds; ('', {}) for a metrics.json, in whatever state that is.
+
+    Raises:
+        UserError: it holds no scores, or cannot be read.
+    """
+    instead = "give a metrics.json, or what evaluate.score_trials or evaluate.legacy_eval --out wrote"
+    near = (path if path.is_dir() else path.parent) / "metrics.json"
+    if near.is_file():
+        instead = f"give {near}"
+    is_metrics = path.name == "metrics.json"
+    found: Any = None
+    if path.is_file():
+        with open(path, "rb") as file:
+            start = file.read(1)
+        try:
+            found = read_json(path) if start == b"{" else None
+        except UserError as error:
+            if not is_metrics:
+                raise UserError(f"{error}; {instead}") from None
+    elif not is_metrics:
+        raise UserError(f"{path}: {'is no file' if path.exists() else 'no such file'}; {instead}")
+    if isinstance(found, dict) and origin.SEAL in found:
+        if isinstance(found.get("trials"), dict) and "min_dcf" in found:
+            return TRIALS, found
+        if isinstance(found.get("runs"), list) and "note" in found:
+            return LEGACY, found
+    if not (is_metrics or (isinstance(found, dict) and "protocols" in found)):
+        raise UserError(f"{path}: {f'is {NO_SCORES[path.name]} and ' if path.name in NO_SCORES else ''}holds no scores; {instead}")
+    return "", {}
+
+
+def _plain(name: Any) -> str:
+    """A name that is one part of a path.
+
+    Raises:
+        UserError: it would lead elsewhere.
+    """
+    if not isinstance(name, str | int) or isinstance(name, bool) or str(name) in ("", ".", "..") or set(str(name)) & {"/", "\0"}:
+        raise UserError(f"{name!r} is no name of a run, a stage, a data set or a split")
+    return str(name)
+
+
+def _run_of(note: Note) -> Path:
+    """Folder of the run that a note is of, from the results folder."""
+    method, dataset, split, seed, stage = (_plain(note.get(name)) for name in NAMES)
+    return Path("runs", method, f"{dataset}-{split}", f"seed{seed}", stage)
+
+
+def _results_of(path: Path, found: Note) -> Path:
+    """The results folder that scores were made from: where their runs lie, around the file or in the working folder.
+
+    Raises:
+        UserError: it is not found, or the file does not say of which runs it is.
+    """
+    try:
+        runs = [_run_of(note) for note in found.get("runs", [found])]
+    except (UserError, AttributeError) as error:
+        raise UserError(f"{path}: does not say of which run it is ({error}); make it again") from None
+    for near in _around(path):
+        if runs and all((near / run).is_dir() for run in runs):
+            return near
+    raise UserError(
+        f"{path}: was made from {', '.join(map(str, runs)) or 'no run'}, which is in no results folder around it; put it into the folder of "
+        "its results, or work in the folder that holds them"
+    )
+
+
+def _around(path: Path) -> Iterable[Path]:
+    for folder in (*path.absolute().parents, Path.cwd()):
+        yield from (folder, folder / "results")
+
+
+def _fitting(folder: Path, digest: str) -> Path:
+    """Which EMBEDDINGS of a run have a digest: its own, unless it is those of a test on another data set."""
+    own = folder / "embeddings.parquet"
+    others = sorted(folder.glob("on/*/embeddings.parquet"))
+    return next((path for path in (own, *others) if others and path.is_file() and digest_file(path) == digest), own)
 
 
 def _digests(note: Note, key: str) -> dict[str, str]:

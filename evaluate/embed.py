@@ -12,8 +12,9 @@ whose companion was made for it (INDEX meta `test`; the loader refuses others): 
 derived from the label. With the last the meta carries oracle: true, and every number made from these vectors has to carry
 the word. What a network heard in training (`trained_on`) does not make it oracle: silence tells nobody apart.
 
-On another data set (meta `test_dataset`, `test_split`) only a network that does not hear is tested, and never on data that it was
-trained on under another split. Cameras there are other cameras: a network that learned an embedding of each takes the mean of
+INDEX and SPLIT have to say that they are of the data set and split that is tested, be it the run's own. On another data set (meta
+`test_dataset`, `test_split`) only a network that does not hear is tested, and not on data that it was trained on, as far as names and
+the digests of TRACKLETS tell that. Cameras there are other cameras: a network that learned an embedding of each takes the mean of
 them for all (meta `camera_embedding`; specs/dubbernet.md, B30), however well the indices would fit.
 """
 
@@ -130,27 +131,54 @@ class Target(NamedTuple):
     split: str
 
 
-def check_target(run: RunConfig, of_index: Mapping[str, Any], of_split: Mapping[str, Any], target: Target) -> None:
-    """INDEX and SPLIT are of the data set and split that are said to be tested, and nobody in them has been trained on.
+def check_data(run: RunConfig, of_index: Mapping[str, Any], of_split: Mapping[str, Any], target: Target | None) -> None:
+    """INDEX and SPLIT say that they are of the data set and split that is tested.
 
     Args:
         of_index, of_split: meta data of INDEX and SPLIT.
+        target: None: the run's own are tested.
 
     Raises:
         ConfigError: names what does not fit.
+    """
+    tested = target or Target(run.dataset, run.split)
+    for what, name, found, wanted in (
+        ("--index", "dataset", of_index.get("dataset"), tested.dataset),
+        ("--split", "dataset", of_split.get("dataset"), tested.dataset),
+        ("--split", "split", of_split.get("split"), tested.split),
+    ):
+        if found != wanted and target:
+            raise ConfigError(f"{what}: is of {name} {found!r}, but --test-{name}={wanted}; give INDEX and SPLIT of what is tested")
+        if found != wanted:
+            raise ConfigError(
+                f"{what}: is of {name} {found!r}, but config.json is for {name} {wanted!r}; give those of the run, or say with --test-dataset "
+                "and --test-split which other data set is tested"
+            )
+
+
+def check_target(
+    run: RunConfig, trained: Mapping[str, Any], of_index: Mapping[str, Any], of_split: Mapping[str, Any], target: Target
+) -> None:
+    """The data set that is tested is not the one that was trained on, as far as names and the digests of TRACKLETS tell.
+
+    Args:
+        trained: meta data of the weights.
+        of_index, of_split: meta data of INDEX and SPLIT, which note the digest of the TRACKLETS that they were made from.
+
+    Raises:
+        ConfigError: it is.
     """
     if target.dataset == run.dataset:
         raise ConfigError(
             f"--test-dataset={target.dataset}: the run was trained on it, and persons who train in one of its splits are tested in another; "
             "name another data set, or leave --test-dataset and --test-split out to test the run's own split"
         )
-    for what, name, found, wanted in (
-        ("--index", "dataset", of_index.get("dataset"), target.dataset),
-        ("--split", "dataset", of_split.get("dataset"), target.dataset),
-        ("--split", "split", of_split.get("split"), target.split),
-    ):
-        if found != wanted:
-            raise ConfigError(f"{what}: is of {name} {found!r}, but --test-{name}={wanted}; give INDEX and SPLIT of what is tested")
+    for what, meta in (("--index", of_index), ("--split", of_split)):
+        if trained.get("tracklets") and meta.get(origin.FROM, {}).get("tracklets") == trained["tracklets"]:
+            raise ConfigError(
+                f"{what}: says that it is of {target.dataset!r}, but was made from the very TRACKLETS that the run was trained on (digest "
+                f"{trained['tracklets'][:16]}), so persons who train might be tested; give another data set"
+            )
 
 
 def on_target(network: Network, run: RunConfig, target: Target) -> tuple[RunConfig, dict[str, Any]]:
@@ -202,25 +230,38 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--weights", required=True, help="model.safetensors of the run")
     arguments.add_argument("--index", required=True, help="INDEX of the shards")
     arguments.add_argument("--split", required=True, help="SPLIT table")
-    arguments.add_argument("--test-dataset", default="", help="data set of INDEX and SPLIT, if it is not the run's (with --test-split)")
-    arguments.add_argument("--test-split", default="", help="its split")
+    arguments.add_argument("--test-dataset", help="data set of INDEX and SPLIT, if it is not the run's (with --test-split)")
+    arguments.add_argument("--test-split", help="its split")
     arguments.add_argument("--batch-frames", type=int, default=BATCH_FRAMES, help="most frames in one batch (default: %(default)s)")
     arguments.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
     arguments.add_argument("--check", choices=("bytes", "sizes"), default="bytes", help="machine.check (default: %(default)s)")
     arguments.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's own choice (default: %(default)s)")
     args = arguments.parse_args(argv)
+    for name, least in (("batch_frames", 1), ("workers", 0), ("threads", 0)):
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name.replace('_', '-')}={getattr(args, name)}: expected {least} or more")
+    named = args.test_dataset, args.test_split
+    if named != (None, None) and not all(named):
+        raise ConfigError(
+            f"--test-dataset={named[0] or ''} and --test-split={named[1] or ''}: give both, or neither to test the run's own split"
+        )
+    target = Target(*named) if all(named) else None
+    read_too = {"--config": args.config, "--weights": args.weights, "--index": args.index, "--split": args.split}
+    cli.check_outputs({"OUT": args.out}, read_too)
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     run = build(RunConfig, read_json(args.config), args.config)
     split = tables.read(args.split, tables.SPLIT)
-    trained_with, given = read_meta(args.weights).get(origin.FROM, {}).get("config"), digest_file(args.config)
+    trained, of_index, of_split = read_meta(args.weights), tables.read_meta(args.index), tables.read_meta(args.split)
+    trained_with, given = trained.get(origin.FROM, {}).get("config"), digest_file(args.config)
     if trained_with not in (None, given):
         raise WeightsError(f"{args.weights}: trained with other settings than {args.config} holds now; train this stage again")
-    target = None
-    if args.test_dataset or args.test_split:
-        target = Target(args.test_dataset, args.test_split)
-        check_target(run, tables.read_meta(args.index), tables.read_meta(args.split), target)
-    made, meta = embed(run, args.weights, open_store(args.index, split, args.check), split, args.batch_frames, args.workers, target)
+    if target:
+        check_target(run, trained, of_index, of_split, target)
+    check_data(run, of_index, of_split, target)
+    store = open_store(args.index, split, args.check)
+    cli.check_outputs({"OUT": args.out}, {"a tar of --index": [store.path.with_name(name) for name in store.layout.names]})
+    made, meta = embed(run, args.weights, store, split, args.batch_frames, args.workers, target)
     read = origin.made_from(config=args.config, weights=args.weights, index=args.index, split=args.split)
     tables.write(args.out, made, tables.EMBEDDINGS, {**meta, origin.FROM: read, origin.CODE: origin.code_of(*EMBEDDING)})
 

@@ -10,14 +10,14 @@ junk is neither, and is taken out of every ranking; equal distances keep the ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from evaluate.distance import squared_distances
-from evaluate.retrieval import NOBODY, AveragePrecision, Retrieval, Summary, retrieve, summarise
+from evaluate.distance import Rows, Vectors, pair_distances, squared_distances
+from evaluate.retrieval import NOBODY, AveragePrecision, Distances, Retrieval, Summary, retrieve, summarise
 from pipeline.base.errors import ScoreError, did_you_mean
 
 CMC_RANKS = 50
@@ -143,11 +143,11 @@ class Outcome:
     summary: Summary
 
 
-Distances = Callable[[np.ndarray, np.ndarray], Iterable[np.ndarray]]
-"""Vectors of queries, vectors of the gallery -> blocks of distances that cover all queries in order."""
+Measure = Callable[[Vectors, Vectors], Distances]
+"""Vectors of queries, vectors of the gallery -> distances of all queries."""
 
 
-def apply(protocol: Protocol, subjects: Subjects, distances: Distances = squared_distances) -> Outcome:
+def apply(protocol: Protocol, subjects: Subjects, distances: Measure = squared_distances) -> Outcome:
     """Rank and score all queries of `subjects` by one protocol.
 
     Args:
@@ -178,7 +178,7 @@ def apply(protocol: Protocol, subjects: Subjects, distances: Distances = squared
         _require_two_cameras(protocol, subjects, query, gallery)
     codes = subjects.codes()
     result = retrieve(
-        distances(subjects.vector[query], subjects.vector[gallery]),
+        distances(Rows(subjects.vector, query), Rows(subjects.vector, gallery)),
         query_identity=codes[query],
         gallery_identity=codes[gallery],
         query_camera=subjects.camera[query],
@@ -213,7 +213,7 @@ def _listed(cameras: np.ndarray) -> str:
 
 
 def first_entries(outcome: Outcome, subjects: Subjects, query: int, count: int) -> list[tuple[int, float, bool]]:
-    """The nearest entries that are left for one query.
+    """The nearest entries that are left for one query; by exact distances, so that they stand where the ranks say.
 
     Args:
         outcome: of :func:`apply` on the same subjects.
@@ -224,7 +224,7 @@ def first_entries(outcome: Outcome, subjects: Subjects, query: int, count: int) 
         (row in `subjects`, squared distance, whether it is a right answer), nearest first.
     """
     row = outcome.query[query]
-    distance = next(squared_distances(subjects.vector[row : row + 1], subjects.vector[outcome.gallery]))[0]
+    distance = pair_distances(subjects.vector, np.full(len(outcome.gallery), row), subjects.vector, outcome.gallery)
     person = subjects.kind[outcome.gallery] == "person"
     same = (subjects.identity[outcome.gallery] == subjects.identity[row]) & person
     gone = same & (subjects.camera[outcome.gallery] == subjects.camera[row]) & outcome.protocol.removes_same_camera

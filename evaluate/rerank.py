@@ -31,11 +31,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluate.distance import BLOCK, first_equal, pair_distances, require_finite, squared_distances
+from evaluate.distance import BLOCK, LOST, Rows, Vectors, first_equal, pair_distances, require_finite, squared_distances, together
 from pipeline.base.errors import ScoreError
 
-_UNSURE = 3e-5
-"""What float32 distances may have swapped, as a part of them: above twice the 1e-5 of evaluate.distance."""
+_UNSURE = 2.1
+"""What float32 distances may have swapped, in their largest relative errors: that of either side, and some for rounding."""
 _GROUPS = 512
 """Minima per row from which a bound of the neighbours' distance is taken, at least."""
 _AT_ONCE = 1 << 22
@@ -58,9 +58,7 @@ class Encodings:
         return _ranges(self.start[wanted], self.start[wanted + 1])
 
 
-def reranked_distances(
-    queries: np.ndarray, gallery: np.ndarray, k1: int, k2: int, weight: float, block: int = BLOCK
-) -> Iterator[np.ndarray]:
+def reranked_distances(queries: Vectors, gallery: Vectors, k1: int, k2: int, weight: float, block: int = BLOCK) -> Iterator[np.ndarray]:
     """New distances of some queries at a time to the whole gallery.
 
     Args:
@@ -75,7 +73,7 @@ def reranked_distances(
         float32 [at most block, gallery], all in 0..1 but for rounding; 0 or more.
 
     Raises:
-        ScoreError: a setting out of its range, k1 not below the number of items, different D, or a number or a distance that is not finite.
+        ScoreError: a setting out of its range, k1 not below the number of items, different D, or a number that is not finite.
     """
     if not (1 <= k2 <= k1 and 0 <= weight <= 1):
         raise ScoreError(f"re-ranking with k1={k1}, k2={k2}, weight={weight}: need 1 <= k2 <= k1 and a weight in 0..1")
@@ -83,7 +81,7 @@ def reranked_distances(
         raise ScoreError(f"vectors of queries {queries.shape} and gallery {gallery.shape}: expected [rows, D] with one D, and a gallery")
     require_finite(queries, "queries")
     require_finite(gallery, "gallery")
-    items = np.concatenate([queries, gallery])
+    items = together(queries, gallery)
     if len(items) <= k1:
         raise ScoreError(
             f"re-ranking with k1={k1}: {len(queries)} queries and {len(gallery)} gallery vectors are too few to have {k1} neighbours each; "
@@ -96,7 +94,7 @@ def reranked_distances(
     yield from _new_distances(queries, gallery, encodings, farthest, weight, block)
 
 
-def _nearest(items: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(items: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
     """N(i, k) of every item, int32 [items, k + 1], and the largest distance of each, float64 [items].
 
     Of more than k + 1 equal items only the first k + 1 can be anyone's neighbours, so that no more are looked at.
@@ -105,17 +103,15 @@ def _nearest(items: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(first, kind="stable")
     begins = np.searchsorted(first[order], first[order])
     columns = np.sort(order[np.arange(len(items)) - begins <= k])
-    searched = items if len(columns) == len(items) else items[columns]
+    made = squared_distances(items, items if len(columns) == len(items) else Rows(items, columns))
     out = np.empty((len(items), k + 1), np.int32)
     out[:, 0] = np.arange(len(items))
     farthest = np.empty(len(items))
     row = 0
-    for distance in squared_distances(items, searched):
+    for distance in made.blocks():
         rows = slice(row, row + len(distance))
-        farthest[rows] = distance.max(axis=1)
-        if not np.isfinite(farthest[rows]).all():
-            raise ScoreError("re-ranking: a distance is too large for float32; the network diverged or was fed broken input")
-        limit = _bound(distance, k) * np.float32(1 + _UNSURE)
+        farthest[rows] = distance.max(axis=1).astype(np.float64) * made.unit
+        limit = _bound(distance, k) * np.float32(1 + _UNSURE * made.relative) + np.float32(LOST)
         place = np.flatnonzero((distance <= limit[:, None]).ravel())
         i, j = place // len(columns) + row, columns[place % len(columns)]
         i, j = i[i != j], j[i != j]
@@ -146,7 +142,7 @@ def _reciprocal(neighbours: np.ndarray) -> np.ndarray:
     return out
 
 
-def _encodings(items: np.ndarray, neighbours: np.ndarray, farthest: np.ndarray, half: int) -> Encodings:
+def _encodings(items: Vectors, neighbours: np.ndarray, farthest: np.ndarray, half: int) -> Encodings:
     """Gaussian weights over R*(i), for every item i."""
     count, k = neighbours.shape
     near = np.ascontiguousarray(neighbours[:, : half + 1])
@@ -190,7 +186,7 @@ def _mean_of_nearest(encodings: Encodings, neighbours: np.ndarray) -> Encodings:
 
 
 def _new_distances(
-    queries: np.ndarray, gallery: np.ndarray, encodings: Encodings, farthest: np.ndarray, weight: float, block: int
+    queries: Vectors, gallery: Vectors, encodings: Encodings, farthest: np.ndarray, weight: float, block: int
 ) -> Iterator[np.ndarray]:
     """Jaccard distances of the encodings, and the original ones, in parts."""
     of_gallery = slice(encodings.start[len(queries)], None)
@@ -199,8 +195,9 @@ def _new_distances(
     by_item = np.argsort(item, kind="stable")
     start = np.searchsorted(item[by_item], np.arange(len(queries) + len(gallery) + 1))
     entry, value = entry[by_item], encodings.value[of_gallery][by_item]
+    made = squared_distances(queries, gallery, block)
     row = 0
-    for original in squared_distances(queries, gallery, block):
+    for original in made.blocks():
         out = np.empty_like(original)
         for distance, new in zip(original, out, strict=True):
             mine = slice(encodings.start[row], encodings.start[row + 1])
@@ -208,7 +205,7 @@ def _new_distances(
             smaller = np.minimum(np.repeat(encodings.value[mine], numbers), value[place])
             shared = np.bincount(entry[place], smaller, minlength=len(gallery))
             new[:] = (1 - weight) * (1 - shared / (2 - shared))  # both sum to 1: the larger ones are what the smaller leave of 2
-            new += np.float32(weight / farthest[row] if farthest[row] > 0 else 0.0) * distance
+            new += np.float32(weight * made.unit / farthest[row] if farthest[row] > 0 else 0.0) * distance
             row += 1
         yield out
 

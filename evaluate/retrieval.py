@@ -5,14 +5,16 @@ Out:     per query: how many right answers are left, the rank of the first, aver
 Source:  specs/datasets.md section 8; specs/dubbernet.md section 7.1. Ours: the ranks are counted, not sorted. Only the
          right answers' places are needed, and the place of one is the number of entries that a stable sort puts before it:
          a nearer one anywhere, or an equally near one earlier in the gallery. Two SIMD comparisons per right answer replace
-         the sort of a whole row; a query with very many right answers is sorted all the same.
+         the sort of a whole row; a query with very many right answers is sorted all the same. Where distances are rounded and
+         say so (:class:`Rounded`), entries whose order the rounding could have changed are put in order by their exact distances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +27,25 @@ COUNT_UP_TO = 96
 """Right answers of one query up to which counting beats a stable argsort (measured at 9,330 gallery entries)."""
 
 AveragePrecision = Literal["hit", "trapezoid"]
+
+
+@runtime_checkable
+class Rounded(Protocol):
+    """Distances that are made in rounded numbers, and exactly for the few entries whose order the rounding could change."""
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """float32 [some queries, gallery], all queries in order; in any unit."""
+
+    def margins(self, query: np.ndarray, entries: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """float64 [n]; by how much another entry's number has to differ from `distance`, that of the pair, to tell the order."""
+
+    def exact(self, query: int, entries: np.ndarray) -> np.ndarray:
+        """float64 [n]; distances of `entries`, in a unit of their own."""
+
+
+Distances = Iterable[np.ndarray] | Rounded
+"""Blocks float [some queries, gallery] that together cover all queries in order, so that the whole matrix never has to exist; taken as
+they are, or with their rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +134,57 @@ def positions(row: np.ndarray, entries: np.ndarray) -> np.ndarray:
     return out
 
 
-def ranks(distance: Iterable[np.ndarray], pairs: Pairs) -> tuple[Pairs, np.ndarray]:
+def corrections(block: np.ndarray, first: int, query: np.ndarray, entries: np.ndarray, rounded: Rounded) -> np.ndarray:
+    """What to add to :func:`positions` of rounded rows so that they are those of the exact ones.
+
+    Args:
+        block: float32 [some queries, gallery]; of `rounded`.
+        first: query of its first row.
+        query, entries: int [n]; queries of the block, ascending, and columns of it.
+
+    Returns:
+        int64 [n].
+    """
+    distance = block[query - first, entries]
+    margin = rounded.margins(query, entries, distance)
+    least = np.nextafter((distance - margin).astype(np.float32), np.float32(-np.inf))
+    most = np.nextafter((distance + margin).astype(np.float32), np.float32(np.inf))
+    out = np.zeros(len(entries), np.int64)
+    bounds = np.searchsorted(query, np.arange(first, first + len(block) + 1)).tolist()
+    ordered = np.empty(block.shape[1], np.float32)
+    for i, (left, right) in enumerate(pairwise(bounds)):
+        if left == right:
+            continue
+        ordered[:] = block[i]
+        ordered.sort()
+        within = ordered.searchsorted(most[left:right], side="right") - ordered.searchsorted(least[left:right])
+        if within.max() == 1:  # the entry itself
+            continue
+        close = left + np.flatnonzero(within > 1)
+        some = np.flatnonzero(_in_any(block[i], least[close], most[close]))
+        exact = rounded.exact(first + i, some)
+        # outside of `some` both orders are the same, so that places among them differ as places in the whole row do
+        place = np.searchsorted(some, entries[close])
+        out[close] = positions(exact, place) - positions(block[i, some], place)
+    return out
+
+
+def _in_any(row: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """bool, of the shape of `row`: whether a number lies in one of the ranges, both ends included."""
+    order = np.argsort(least)
+    least, most = least[order], np.maximum.accumulate(most[order])
+    begins = np.concatenate([[True], least[1:] > most[:-1]])  # ranges that overlap are one
+    inside, above = np.zeros(len(row), np.bool_), np.empty(len(row), np.bool_)
+    for low, high in zip(least[begins], most[np.append(begins[1:], True)], strict=True):
+        inside |= np.greater_equal(row, low, out=above) & (row <= high)
+    return inside
+
+
+def ranks(distance: Distances, pairs: Pairs) -> tuple[Pairs, np.ndarray]:
     """Rank of every right answer among the entries that are left for its query.
 
     Args:
-        distance: blocks float [some queries, gallery] that together cover all queries in order, so that the whole
-            matrix never has to exist.
+        distance: of all queries to the whole gallery.
         pairs: of :func:`same_identity`.
 
     Returns:
@@ -130,13 +196,17 @@ def ranks(distance: Iterable[np.ndarray], pairs: Pairs) -> tuple[Pairs, np.ndarr
     place = np.empty(len(pairs.query), np.int64)
     bounds = np.searchsorted(pairs.query, np.arange(pairs.queries + 1))
     row_number = 0
-    for block in distance:
+    rounded, blocks = (distance, distance.blocks()) if isinstance(distance, Rounded) else (None, distance)
+    for block in blocks:
         _check(block, pairs, row_number)
         for row in block:
             left, right = bounds[row_number], bounds[row_number + 1]
             if right > left:
                 place[left:right] = positions(row, pairs.gallery[left:right])
             row_number += 1
+        if rounded:
+            of_block = slice(bounds[row_number - len(block)], bounds[row_number])
+            place[of_block] += corrections(block, row_number - len(block), pairs.query[of_block], pairs.gallery[of_block], rounded)
     if row_number != pairs.queries:
         raise ScoreError(f"distances: found {row_number} rows, expected one for each of {pairs.queries} queries")
     order = np.lexsort((place, pairs.query))  # places within a query differ, so this is by query, then rank
@@ -156,7 +226,7 @@ def _check(block: np.ndarray, pairs: Pairs, row_number: int) -> None:
         raise ScoreError(f"distances: found more than {pairs.queries} rows, expected one for each query")
     if not np.isfinite(block).all():
         bad = row_number + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-        raise ScoreError(f"distances: query {bad} has a distance that is not a finite number; look at its embedding")
+        raise ScoreError(f"distances: query {bad} has a distance that is not a finite number; look at the embeddings")
 
 
 def _check_labels(whose: str, identity: np.ndarray, camera: np.ndarray, cameras_compared: bool) -> None:
@@ -174,7 +244,7 @@ def _check_labels(whose: str, identity: np.ndarray, camera: np.ndarray, cameras_
 
 
 def retrieve(
-    distance: Iterable[np.ndarray],
+    distance: Distances,
     *,
     query_identity: np.ndarray,
     gallery_identity: np.ndarray,
@@ -186,7 +256,7 @@ def retrieve(
     """Rank and score each query.
 
     Args:
-        distance: blocks float [some queries, gallery] in the order of the queries.
+        distance: of all queries to the whole gallery.
         query_identity, gallery_identity: integer codes; :data:`NOBODY` (below 0) matches nothing but is a wrong answer.
         query_camera, gallery_camera: integers; below 0 where the camera is not known, which is refused if cameras are compared.
         remove_same_camera: remove entries of the query's identity that its own camera saw.

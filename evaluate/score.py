@@ -5,7 +5,7 @@ Out:     metrics.json: per protocol CMC, mAP, mINP with gallery, valid queries a
          and what `evaluate.trace` starts from: digests of the inputs and the code, under a seal over the whole file.
          QUERIES: what every single query came to, from which all these numbers are means.
 Source:  specs/datasets.md section 8. Every number is stored with what it is a number of; nothing is rounded except the
-         distances of the ranked lists (6 digits: the last ones depend on the machine's matrix product).
+         distances of the ranked lists (6 digits).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from evaluate import queries as per_query
 from evaluate.bootstrap import SEED
+from evaluate.distance import Vectors
 from evaluate.protocols import CMC_RANKS, Outcome, Subjects, apply, first_entries, protocol_named
 from evaluate.queries import DISTANCE, RANKS, RERANKED
 from evaluate.rerank import reranked_distances
@@ -37,6 +38,8 @@ LISTS = 12
 """Ranked lists stored: that many from the first valid queries, and that many from the worst by AP."""
 ENTRIES = 10
 """Gallery entries per ranked list."""
+ROWS = 4096
+"""Vectors that are read or scaled at once: 12 MB for D=768."""
 TRAINING_OF = ("method", "dataset", "split", "seed", "stage")
 """What tells one training from another."""
 IDENTITY = (*TRAINING_OF, "test_dataset", "test_split")
@@ -53,18 +56,22 @@ def subjects_of(embeddings: pa.Table) -> Subjects:
     """
     if not embeddings.num_rows:
         raise ScoreError("embeddings: the table is empty; check the split's roles")
-    embeddings = embeddings.sort_by([("tracklet", "ascending")])
     names = embeddings.column("tracklet").to_pylist()
+    if any(a > b for a, b in pairwise(names)):  # as `evaluate.embed` writes them they are in order, and a sorted copy is a second table
+        embeddings = embeddings.sort_by([("tracklet", "ascending")])
+        names = embeddings.column("tracklet").to_pylist()
     twice = next((a for a, b in pairwise(names) if a == b), None)
     if twice is not None:
         found = embeddings.filter(pc.equal(embeddings.column("tracklet"), twice)).column("modality").to_pylist()
         raise ScoreError(
             f"embeddings: tracklet {twice} is there {len(found)} times (modality {', '.join(found)}); expected one vector each"
         )
-    vectors = embeddings.column("vector").combine_chunks()
-    lengths = np.unique(vectors.value_lengths().to_numpy(zero_copy_only=False))
+    vectors = embeddings.column("vector")
+    lengths = np.unique(pc.list_value_length(vectors).to_numpy())
     if len(lengths) != 1 or lengths[0] == 0:
         raise ScoreError(f"embeddings: vectors of length {', '.join(map(str, lengths))}; expected one length above 0 for all rows")
+    pa.default_memory_pool().release_unused()  # the bytes of the file: with them, the vectors would be held three times
+    pieces = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in vectors.chunks]
 
     def column(name: str) -> np.ndarray:
         return np.array(embeddings.column(name).to_pylist(), dtype=str)
@@ -75,21 +82,26 @@ def subjects_of(embeddings: pa.Table) -> Subjects:
         identity=column("identity"),
         kind=column("kind"),
         camera=embeddings.column("camera").to_numpy().astype(np.int64),
-        vector=vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(names), int(lengths[0])),
+        vector=(pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).reshape(len(names), int(lengths[0])),
     )
 
 
 def normalised(subjects: Subjects) -> Subjects:
-    """The same with vectors of length 1.
+    """The same with vectors of length 1; junk, which is never ranked, may be 0 and stays so.
 
     Raises:
-        ScoreError: a vector is 0, which has no direction.
+        ScoreError: any other vector is 0, which has no direction.
     """
-    length = np.sqrt(np.einsum("nd,nd->n", subjects.vector, subjects.vector, dtype=np.float64))
-    if not length.all():
-        name = subjects.tracklet[int(np.flatnonzero(length == 0)[0])]
-        raise ScoreError(f"embeddings: the vector of {name} is 0, so it cannot be scaled to length 1; set scoring.normalise to false")
-    return replace(subjects, vector=(subjects.vector / length[:, None]).astype(np.float32))
+    vector = np.empty_like(subjects.vector)
+    for first in range(0, len(vector), ROWS):
+        some = slice(first, first + ROWS)
+        length = np.sqrt(np.einsum("nd,nd->n", subjects.vector[some], subjects.vector[some], dtype=np.float64))
+        nowhere = np.flatnonzero((length == 0) & (subjects.kind[some] != "junk"))
+        if len(nowhere):
+            name = subjects.tracklet[first + int(nowhere[0])]
+            raise ScoreError(f"embeddings: the vector of {name} is 0, so it cannot be scaled to length 1; set scoring.normalise to false")
+        vector[some] = subjects.vector[some] / np.where(length > 0, length, 1)[:, None]
+    return replace(subjects, vector=vector)
 
 
 def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, tested: tuple[str, str]) -> tuple[dict[str, Any], pa.Table]:
@@ -119,7 +131,7 @@ def scores(subjects: Subjects, protocols: Sequence[str], how: ScoringConfig, tes
     }, queries
 
 
-def _reranked(queries: np.ndarray, gallery: np.ndarray, how: RerankConfig) -> Iterator[np.ndarray]:
+def _reranked(queries: Vectors, gallery: Vectors, how: RerankConfig) -> Iterator[np.ndarray]:
     return reranked_distances(queries, gallery, how.k1, how.k2, how.weight)
 
 
@@ -258,6 +270,8 @@ def metrics(
 ) -> tuple[dict[str, Any], pa.Table]:
     """All of metrics.json but its digests, and QUERIES."""
     subjects = subjects_of(embeddings)
+    embeddings = embeddings.drop_columns(["vector"])
+    pa.default_memory_pool().release_unused()
     check_origin(meta, run)
     saw = what_it_saw(embeddings, meta)
     if how.normalise:
@@ -301,8 +315,10 @@ def main(argv: list[str] | None = None) -> None:
     cli.check_outputs({"OUT": args.out, "--queries": args.queries}, {"--embeddings": args.embeddings, "--config": args.config})
     how = cli.load(ScoringConfig, args.scoring, "scoring")
     run = build(RunConfig, read_json(args.config), args.config)
-    embeddings = tables.read(args.embeddings, tables.EMBEDDINGS)
-    made, queries = metrics(embeddings, tables.read_meta(args.embeddings), run, args.protocols, how)
+    # no name for the table here: once its vectors are arrays, `metrics` is to be the last that holds them
+    made, queries = metrics(
+        tables.read(args.embeddings, tables.EMBEDDINGS, rows_at_once=ROWS), tables.read_meta(args.embeddings), run, args.protocols, how
+    )
     note = {origin.FROM: origin.made_from(config=args.config, embeddings=args.embeddings), origin.CODE: origin.code_of(*SCORING)}
     tables.write(args.queries, queries, tables.QUERIES, {name: made[name] for name in IDENTITY} | note)
     origin.write_sealed(args.out, {**made, **note, "made": {"queries": digest_file(args.queries)}})

@@ -3,11 +3,12 @@
     python -m evaluate.trace results/runs/<method>/<dataset>-<split>/seed<n>/<stage>/metrics.json [...] [--check] [--json]
 
 In:      metrics.json of one or more runs, as the report names them; also those of tests on another data set, below the run in
-         on/<dataset>-<split>/.
+         on/<dataset>-<split>/; and what `evaluate.score_trials` and `evaluate.legacy_eval --out` write, which note their inputs, too.
 Out:     the numbers, then every file behind them with its SHA-256 as noted when it was read: settings, weights (the teacher's,
          too), embeddings, shards, manifests, lists of the sources; the code of training, embedding and scoring; what differs.
 Source:  promise R13. Without --check only notes are read. With it every byte of every file is read again, tars and code
-         included (once, also where several of the runs were trained on one store); what differs is named and the exit status is 2.
+         included (once, also where several of the runs were trained on one store), and every score is compared with the mean over
+         its queries; what differs is named and the exit status is 2.
 
 A file that fits some of its notes and not others was made anew: what has the other notes is out of date. A file that fits none is
 damaged where it cannot be read, and else damaged or made anew. Pictures and clips as shipped are no part of the chain: what was
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,6 +29,7 @@ from typing import Any
 from safetensors import safe_open
 
 from evaluate.chain import UNREADABLE, Chain, Link
+from evaluate.queries import METRICS, RERANKED, read_answers
 from pipeline.base import cli, origin, tables
 from pipeline.base.errors import ScoreError, UserError
 from pipeline.base.files import digest_file, read_json
@@ -35,6 +38,9 @@ from shards.verify import verify
 SHOWN = 16
 """Characters of a digest that lines for readers show; --json has all 64."""
 AGAIN = "run the same target again"
+QUERIES = "queries.parquet"
+SAME = 1e-9
+"""Two ways to sum some thousand numbers differ by less."""
 
 
 Verified = dict[tuple[Path, str], list[str]]
@@ -50,7 +56,7 @@ def check(chain: Chain, sources: bool = True, verified: Verified | None = None) 
     """
     verified = {} if verified is None else verified
     links = [link for link in chain.links if sources or not link.outside]
-    wrong = [*_unknown(links), *_seals(links), *chain.strangers]
+    wrong = [*_unknown(links, chain), *_seals(links, chain), *chain.strangers]
     fitting = set()
     for path, found in _by_path(links).items():
         told, fits = _compare(path, found)
@@ -64,7 +70,29 @@ def check(chain: Chain, sources: bool = True, verified: Verified | None = None) 
             if known not in verified:
                 verified[known] = _store(store.index)
             wrong += verified[known]
+    if chain.metrics.with_name(QUERIES) in fitting:
+        wrong += _means(chain)
     return [*wrong, *_code(chain)]
+
+
+def _means(chain: Chain) -> list[str]:
+    """Numbers that are not the means over QUERIES that they are said to be: a seal does not say who set it."""
+    wrong = []
+    try:
+        answered = read_answers(chain.metrics.with_name(QUERIES), chain.scores["made"]["queries"])
+        for (ranking, protocol), answers in answered.items():
+            numbers = chain.scores[RERANKED if ranking == RERANKED else "protocols"][protocol]
+            mean = answers.over(numbers["averaged_over"]).values.mean(axis=0)
+            for name, of_queries in zip(METRICS, mean.tolist(), strict=True):
+                said = numbers[name]
+                if (said is None) != math.isnan(of_queries) or (said is not None and abs(said - of_queries) > SAME):
+                    wrong.append(
+                        f"{chain.metrics}: says {name} {said} by {protocol} ({ranking}), and the mean over {QUERIES} is {of_queries}; delete it "
+                        f"and {AGAIN}"
+                    )
+    except UNREADABLE as error:
+        wrong.append(f"{chain.metrics}: does not fit the {QUERIES} beside it ({error}); delete it and {AGAIN}")
+    return wrong
 
 
 def _store(index: Path) -> list[str]:
@@ -74,13 +102,18 @@ def _store(index: Path) -> list[str]:
         return [str(error)]
 
 
-def _unknown(links: list[Link]) -> list[str]:
+def _anew(chain: Chain, path: Path) -> str:
+    """What to do about a file that cannot be mended: only what the workflow makes is deleted."""
+    return f"make it again with python -m {chain.maker}" if chain.maker and path == chain.metrics else f"delete it and {AGAIN}"
+
+
+def _unknown(links: list[Link], chain: Chain) -> list[str]:
     """Links without a digest, or without a place."""
     wrong = []
     for link in links:
         if not link.recorded and not link.sealed:
             wrong.append(
-                f"{link.by}: does not say which {link.name} it was made from (damaged, or of an older form); delete it and {AGAIN}"
+                f"{link.by}: does not say which {link.name} it was made from (damaged, or of an older form); {_anew(chain, link.by)}"
             )
         elif link.path is None:
             wrong.append(
@@ -90,7 +123,7 @@ def _unknown(links: list[Link]) -> list[str]:
     return list(dict.fromkeys(wrong))
 
 
-def _seals(links: list[Link]) -> list[str]:
+def _seals(links: list[Link], chain: Chain) -> list[str]:
     """Files that carry a digest of themselves."""
     wrong = []
     for link in links:
@@ -98,7 +131,7 @@ def _seals(links: list[Link]) -> list[str]:
             if not link.path.is_file():
                 wrong.append(f"{link.path}: missing; {AGAIN}")
             elif broken := origin.broken_seal(link.path) or link.fault:
-                wrong.append(f"{link.path}: not as it was written ({broken}); delete it and {AGAIN}")
+                wrong.append(f"{link.path}: not as it was written ({broken}); {_anew(chain, link.path)}")
     return wrong
 
 
@@ -151,16 +184,16 @@ def _damage(path: Path, link: Link) -> str:
 def _code(chain: Chain) -> list[str]:
     wrong = []
     for path, note in chain.code:
-        if (state := code_state(note)) != "":
+        if (state := code_state(note, _anew(chain, path))) != "":
             wrong.append(f"{path}: {state}")
     return wrong
 
 
-def code_state(note: Mapping[str, Any]) -> str:
-    """Whether code is what a note says; '' if it is."""
+def code_state(note: Mapping[str, Any], anew: str = f"delete it and {AGAIN}") -> str:
+    """Whether code is what a note says; '' if it is. `anew`: what to do about a file without a note."""
     of, noted = note.get("of"), note.get("digest")
     if not isinstance(of, list) or not of or not all(isinstance(path, str) for path in of):
-        return f"does not say by what code it was made (an older form); delete it and {AGAIN}"
+        return f"does not say by what code it was made (an older form); {anew}"
     try:
         now = origin.code_of(*of)["digest"]
     except OSError as error:
@@ -193,6 +226,7 @@ def as_json(chain: Chain, wrong: list[str] | None) -> dict[str, Any]:
     return {
         "metrics": str(chain.metrics),
         "protocols": chain.scores.get("protocols"),
+        **{name: chain.scores[name] for name in ("trials", "eer", "min_dcf", "runs") if chain.maker and name in chain.scores},
         "files": [
             {
                 "depth": link.depth,
@@ -216,7 +250,9 @@ def as_json(chain: Chain, wrong: list[str] | None) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
-    arguments.add_argument("metrics", type=Path, nargs="+", help="metrics.json of a run")
+    arguments.add_argument(
+        "metrics", type=Path, nargs="+", metavar="FILE", help="metrics.json of a run, or what score_trials or legacy_eval --out wrote"
+    )
     arguments.add_argument("--check", action="store_true", help="read every byte again; exit status 2 if anything differs")
     arguments.add_argument("--json", action="store_true", help="one JSON object per run instead of lines")
     arguments.add_argument(
@@ -225,7 +261,8 @@ def main(argv: list[str] | None = None) -> None:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="where roots.NAME or the pretrained file NAME lies (default: what the settings of the newest report say)",
+        help="where roots.NAME or the pretrained file NAME lies (default: what the settings of the newest report say); trials and cohort "
+        "of score_trials",
     )
     arguments.add_argument("--without-sources", action="store_true", help="check only what lies in the results folder")
     args = arguments.parse_args(argv)

@@ -64,6 +64,8 @@ class Facts:
     """Cameras of the data set."""
     companion: dict[str, Any] | None
     """INDEX meta of the packed companion: kind, bands, policy, oracle, label_derived, tokens, ...; None where there is none."""
+    tracklets: str = ""
+    """SHA-256 of the TRACKLETS that the store was packed from; '' where INDEX does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,7 @@ def weights_meta(run: RunConfig, facts: Facts, network: Network, read: dict[str,
         "epochs": run.this.epochs,
         "classes": facts.classes,
         "cameras": facts.cameras,
+        "tracklets": facts.tracklets,
         "bands": network.bands,
         "hears": network.hears,
         "oracle": bool(heard.get("oracle", False)),
@@ -310,12 +313,18 @@ def fit(run: RunConfig, args: argparse.Namespace, device: torch.device, stop: St
     table, about = tables.read(args.index, tables.INDEX), tables.read_meta(args.index)
     if about["dataset"] != run.dataset:
         raise TrainError(f"{args.index}: INDEX of data set '{about['dataset']}', but config.json is for '{run.dataset}'; give both of one")
+    chosen, of_split = tables.read(args.split, tables.SPLIT), tables.read_meta(args.split)
+    for name, what in (("dataset", "data set"), ("split", "split")):
+        if of_split.get(name) != getattr(run, name):
+            raise TrainError(
+                f"{args.split}: SPLIT of {what} {of_split.get(name)!r}, but config.json is for {getattr(run, name)!r}; give both of one"
+            )
     held_out, least = run.settings.validation.identities, run.settings.sampler.identities
-    split, held = hold_out(tables.read(args.split, tables.SPLIT), table, held_out, run.seed, least)
+    split, held = hold_out(chosen, table, held_out, run.seed, least)
     asked = held.column("tracklet").to_pylist()
     loader = train_loader(args.index, split, run, listens(run), run.settings.machine, device, rank(), ranks(), say, asked, meet)
     closing.callback(loader.close)
-    facts = Facts(loader.classes, about["cameras"], about["companion"])
+    facts = Facts(loader.classes, about["cameras"], about["companion"], about.get(origin.FROM, {}).get("tracklets", ""))
     task = make_task(run, facts, given, device)
     read = origin.made_from(index=args.index, split=args.split, **asdict(given))
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"

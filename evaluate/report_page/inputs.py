@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluate.queries import Answers, read_answers
-from pipeline.base import tables
+from evaluate.queries import DISTANCE, RERANKED, Answers, read_answers
+from evaluate.report_page import form
+from pipeline.base import origin, tables
 from pipeline.base.build import build
 from pipeline.base.config import CompanionConfig, MethodConfig
 from pipeline.base.errors import ConfigError, ScoreError
@@ -198,19 +199,22 @@ def _run(entry: Mapping[str, Any]) -> Run:
     return Run(*names, log, metrics, digest, kept, answers, test_dataset, test_split)
 
 
-NEEDED = {"protocols", "ranked", "modality", "oracle", "scoring", "headline", "feature", "made"}
-
-
 def read_scores(path: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Answers]]:
     """metrics.json, and what every query came to, by ranking and protocol (QUERIES beside it).
 
     Raises:
-        ScoreError: not a metrics.json of evaluate.score, or QUERIES is not the one that it was written with.
+        ScoreError: not a metrics.json of evaluate.score, not as it was written, or QUERIES is not the one that it was written with.
     """
     metrics = read_json(path)
-    if not (isinstance(metrics, dict) and metrics.keys() >= NEEDED):
-        raise ScoreError(f"{path}: not a metrics.json of evaluate.score as it is now; delete it and score again")
-    return metrics, read_answers(path.with_name("queries.parquet"), metrics["made"]["queries"])
+    if broken := origin.broken_seal(path):
+        raise ScoreError(f"{path}: not a metrics.json as evaluate.score wrote it ({broken}); score this run again")
+    if told := form.wrong(metrics):
+        raise ScoreError(f"{path}: not a metrics.json of evaluate.score as it is now ({told}); score this run again")
+    answers = read_answers(path.with_name("queries.parquet"), metrics["made"]["queries"])
+    scored = {(DISTANCE, name) for name in metrics["protocols"]} | {(RERANKED, name) for name in metrics["reranked"] or {}}
+    if answers.keys() != scored:
+        raise ScoreError(f"{path}: its protocols are not those of queries.parquet beside it; score this run again")
+    return metrics, answers
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

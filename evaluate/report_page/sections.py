@@ -63,7 +63,7 @@ BRACKETS = (
     "Brackets say how far the number might have come out elsewhere had others of the same kind asked; they know nothing of other seeds, other "
     "persons in the gallery or other cameras."
 )
-ACROSS = "A → B: trained on A, tested on the test half of B, none of which was trained on."
+ACROSS = "A → B: trained on A, tested on the test half of B, none of which was trained on, as far as names and digests tell."
 
 
 def score_tables(rows: Sequence[ScoreRow]) -> Html:

@@ -371,8 +371,11 @@ def write_rows(
     write(path, table(rows, schema), schema, meta)
 
 
-def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read and check, every byte of the file included; `columns` gives only some of them (then only their types are checked)."""
+def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | None = None, rows_at_once: int = 0) -> pa.Table:
+    """Read and check, every byte of the file included; `columns` gives only some of them (then only their types are checked).
+
+    `rows_at_once` is for long rows: read in pieces of so many, which become chunks, a table needs half the memory or less.
+    """
     try:
         file = pq.ParquetFile(pa.BufferReader(read_sealed(path)))
     except FileNotFoundError:
@@ -386,7 +389,9 @@ def read(path: str | os.PathLike[str], schema: Schema, columns: Sequence[str] | 
             + ("; delete it and run again" if note.get("schema") == schema.name else "; give another file")
         )
     try:
-        made = file.read(columns=list(columns) if columns is not None else None)
+        wanted = list(columns) if columns is not None else None
+        pieces = list(file.iter_batches(rows_at_once, columns=wanted)) if rows_at_once else []
+        made = pa.Table.from_batches(pieces) if pieces else file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{path}: not a readable Parquet file ({error})") from None
     finally:

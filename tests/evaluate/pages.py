@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluate import report
-from pipeline.base import tables
+from pipeline.base import origin, tables
 from pipeline.base.build import plain
 from pipeline.base.config import ScoringConfig
 from pipeline.base.files import digest_file
@@ -60,7 +60,12 @@ def scored(folder: Path, modality: str, protocols: dict, ranked=(), reranked=Non
         "headline": next(iter(protocols)),
         "made": {"queries": digest_file(folder / "queries.parquet")},
     }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    seal(folder / "metrics.json", metrics)
+
+
+def seal(file: Path, metrics: dict) -> None:
+    """Write metrics.json as evaluate.score does, whether the value was read from one or not."""
+    origin.write_sealed(file, {name: value for name, value in metrics.items() if name != origin.SEAL})
 
 
 def make(folder: Path, *, identity="0001", generated=True, oracle=False, policy="id_speaker", splits=("0",), r1=(0.625,)) -> Path:

@@ -61,7 +61,7 @@ def make_store(folder: Path, what: str = "", kind: str = "audio") -> Path:
     tables.write_rows(folder / "tracklets.parquet", rows, tables.TRACKLETS, {"dataset": "toy", "cameras": 2})
     write_frames(folder / "frames.parquet", rows, jpegs, (32, 16), {"dataset": "toy", "cameras": 2})
     split = [{"tracklet": n, "role": r, "label": ["0001", "0003"].index(n[:4]) if r == "train" else -1} for n, r in TRACKLETS.items()]
-    tables.write_rows(folder / "split.parquet", split, tables.SPLIT)
+    tables.write_rows(folder / "split.parquet", split, tables.SPLIT, {"dataset": "toy", "split": "main"})
     names = ["frames"]
     if what:
         _write_sound(folder, what, kind)

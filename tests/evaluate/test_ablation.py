@@ -15,7 +15,7 @@ from evaluate.report_page.ablation import _differences, cautions, compare, diffe
 from evaluate.report_page.inputs import read_inputs
 from evaluate.report_page.summary import score_row
 from pipeline.base.errors import ConfigError, ScoreError
-from tests.evaluate.pages import ROWS, make, make_ablation, part, protocol, run, scored
+from tests.evaluate.pages import ROWS, make, make_ablation, part, protocol, run, scored, seal
 
 
 def compared(inputs):
@@ -247,7 +247,7 @@ def test_rows_of_different_rules_are_refused(tmp_path):
     inputs = make_ablation(tmp_path)
     for seed in (0, 1, 2):
         file = tmp_path / f"student-{seed}" / "metrics.json"
-        file.write_text(file.read_text().replace("9330", "11310"))
+        seal(file, json.loads(file.read_text().replace("9330", "11310")))
     with pytest.raises(ScoreError, match=r"'student' was scored with gallery 11,310 .* with gallery 9,330"):
         compare(read_inputs(inputs))
 

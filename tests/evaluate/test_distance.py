@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluate import distance
-from evaluate.distance import first_equal, pair_distances, squared_distances
+from evaluate.distance import Rows, first_equal, pair_distances, squared_distances, together
 from pipeline.base.errors import ScoreError
 
 
@@ -63,6 +63,90 @@ def test_equal_gallery_vectors_tie_exactly_wherever_they_stand():
     found = all_blocks(queries, gallery)
     assert (found[:, [5, 100, 332]] == found[:, [17]]).all()
     assert found == pytest.approx(exact(queries, gallery), rel=1e-5)
+
+
+@pytest.mark.parametrize("power", [-140, -80, -75, -40, 40, 60, 110])
+def test_vectors_of_any_length_keep_their_digits(power):
+    """At -75 and below, squares leave the range of float32; above 60, too."""
+    random = np.random.default_rng(0)
+    queries, gallery = (np.ldexp(random.normal(size=(n, 32)), power).astype(np.float32) for n in (20, 60))
+    queries[:5] = gallery[:5] * np.float32(1.0001)
+    gallery[[7, 50]] = gallery[3]
+    made = squared_distances(queries, gallery, 7)
+    found, expected = np.concatenate(list(made.blocks())).astype(float) * made.unit, exact(queries, gallery)
+    assert found == pytest.approx(expected, rel=1e-5, abs=0)
+    assert (found[:, [7, 50]] == found[:, [3]]).all()
+    assert (made.unit == 1) == (power == 40)
+
+
+def test_plain_float32_would_lose_short_vectors():
+    """Negative control: at 1e-24 every square is 0."""
+    gallery = np.ldexp(np.random.default_rng(0).normal(size=(60, 32)), -80).astype(np.float32)
+    assert not (gallery @ gallery.T).any() and not (gallery**2).any()
+
+
+@pytest.mark.parametrize(("side", "row"), [("queries", 4), ("gallery", 9), ("gallery", 20)])
+def test_distances_that_float32_does_not_hold_are_not_handed_out_as_if_it_did(side, row):
+    """Row 20 repeats row 1: the gallery's own rows are named, not those of its different vectors."""
+    sets = {name: np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32) for name, n in (("queries", 6), ("gallery", 30))}
+    sets["gallery"][5] = sets["gallery"][1]
+    assert len(list(squared_distances(**sets))) == 1
+    sets[side][row] *= np.float32(1e20)
+    with pytest.raises(ScoreError, match=rf"{side}: row {row} is \d.*e\+20 from the mean of the gallery, .* do not fit float32; scale"):
+        list(squared_distances(**sets))
+    assert all(np.isfinite(rows).all() for rows in squared_distances(**sets).blocks())
+
+
+def in_order(a, b, out):
+    """A product that adds one number after the other: the worst order there is."""
+    np.copyto(out, np.cumsum(a[:, None, :] * b.T[None], axis=2, dtype=np.float32)[:, :, -1])
+    return out
+
+
+@pytest.mark.parametrize("product", [np.matmul, in_order])
+@pytest.mark.parametrize("width", [5, 64, 256, 384, 700, 1100])
+@pytest.mark.parametrize("kind", ["one number", "signs", "normal", "integers"])
+def test_errors_stay_within_the_bound(monkeypatch, kind, width, product):
+    """Vectors of one number each are the worst: every addition rounds the same way."""
+    queries, gallery = structured(kind, width)
+    monkeypatch.setattr(np, "matmul", product)
+    made = squared_distances(queries, gallery)
+    found, expected = np.concatenate(list(made)), exact(queries, gallery)
+    assert (np.abs(found - expected) <= made.error * (made._own[:, None] + made._norm)).all()
+    assert (np.abs(found - expected) <= made.relative * expected).all()
+
+
+def structured(kind, width):
+    random = np.random.default_rng(width)
+    if kind == "normal":
+        return [random.normal(size=(n, width)).astype(np.float32) for n in (10, 40)]
+    if kind == "integers":
+        return [random.integers(0, 5, (n, width)).astype(np.float32) for n in (10, 40)]
+    pattern = random.choice([-1, 1], width) if kind == "signs" else np.ones(width)
+    return [(random.uniform(0.3, 3, (n, 1)) * sign * pattern).astype(np.float32) for n, sign in ((10, 1), (40, random.choice([-1, 1])))]
+
+
+def test_longer_sums_would_exceed_that_bound(monkeypatch):
+    """Negative control: a bound for sums of 16 numbers does not hold for sums of 256."""
+    queries, gallery = structured("one number", 1100)
+    monkeypatch.setattr(np, "matmul", in_order)
+    made = squared_distances(queries, gallery)
+    found, expected = np.concatenate(list(made)), exact(queries, gallery)
+    assert (np.abs(found - expected) > made.error * (16 + 12) / (256 + 12) * (made._own[:, None] + made._norm)).any()
+
+
+def test_rows_of_a_larger_set_are_as_a_copy_of_them(tiled):
+    """The same bits, with repeats, and joined."""
+    queries, gallery = tiled
+    random = np.random.default_rng(1)
+    both = np.concatenate([queries, gallery])[random.permutation(len(queries) + len(gallery))]
+    asked, entries = random.permutation(len(both))[:60], random.permutation(len(both))[:300]
+    found, copied = all_blocks(Rows(both, asked), Rows(both, entries)), all_blocks(both[asked], both[entries])
+    assert found.shape == (60, 300) and found.tobytes() == copied.tobytes()
+    whole = together(Rows(both, asked), Rows(both, entries))
+    assert isinstance(whole, Rows) and whole.vectors is both and (whole[:] == both[np.concatenate([asked, entries])]).all()
+    assert (together(both[asked], Rows(both, entries))[:] == whole[:]).all()
+    assert found.tobytes() != all_blocks(Rows(both, asked), Rows(both, entries[::-1])).tobytes()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -148,20 +232,20 @@ def test_ties_across_tiles(tiled):
 def test_repeats_that_are_not_looked_for_do_not_tie(tiled, monkeypatch):
     """Negative control: the plain product of the same tiles rounds equal columns differently."""
     monkeypatch.setattr(distance, "first_equal", lambda vectors: np.arange(len(vectors)))
-    monkeypatch.setattr(np, "matmul", lambda a, b, out: np.copyto(out, uneven(a, b)))
+    monkeypatch.setattr(np, "matmul", uneven_product)
     found = all_blocks(*tiled)
     assert (found[:, [5, 100, 332]] != found[:, [17]]).any()
 
 
-def uneven(a, b):
+def uneven_product(a, b, out):
     """A product that adds in another order in every other column, as some processors' do."""
-    made = a @ b
-    made[:, ::2] = (a[:, ::-1] @ b[::-1])[:, ::2]
-    return made
+    np.copyto(out, a @ b)
+    out[:, ::2] = (a[:, ::-1] @ b[::-1])[:, ::2]
+    return out
 
 
 def test_ties_hold_whatever_the_product_does(tiled, monkeypatch):
-    monkeypatch.setattr(np, "matmul", lambda a, b, out: np.copyto(out, uneven(a, b)))
+    monkeypatch.setattr(np, "matmul", uneven_product)
     found = all_blocks(*tiled)
     assert (found[:, [5, 100, 332]] == found[:, [17]]).all()
 
@@ -169,6 +253,7 @@ def test_ties_hold_whatever_the_product_does(tiled, monkeypatch):
 def by_shape(a, b, out):
     """A product whose order of adding depends on its shape, as real ones do where they are small or at an edge."""
     np.copyto(out, a @ b if len(a) % 16 == 0 else a[:, ::-1] @ b[::-1])
+    return out
 
 
 @pytest.mark.parametrize("block", [1, 3, 16, 17, 69, 1000])

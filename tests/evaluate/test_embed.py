@@ -338,7 +338,6 @@ def test_the_step_refuses_what_is_not_said_or_was_trained_on(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(plain(run)))
     split, out = index.parent / "split.parquet", tmp_path / "e.parquet"
     rows = tables.read(split, tables.SPLIT)
-    tables.write(split, rows, tables.SPLIT, {"dataset": "toy", "split": "main"})
     files = ["--config", tmp_path / "config.json", "--weights", weights, "--index", index, "--split", split]
 
     def step(dataset, name):
@@ -347,9 +346,9 @@ def test_the_step_refuses_what_is_not_said_or_was_trained_on(tmp_path):
     for dataset, name, said in (
         (run.dataset, "main", "the run was trained on it, and persons who train in one of its splits are tested in another"),
         ("other", "main", "--index: is of dataset 'toy', but --test-dataset=other"),
-        ("", "main", "--index: is of dataset 'toy', but --test-dataset="),
+        ("", "main", "--test-dataset= and --test-split=main: give both, or neither to test the run's own split"),
         ("toy", "1", "--split: is of split 'main', but --test-split=1"),
-        ("toy", "", "--split: is of split 'main', but --test-split="),
+        ("toy", "", "--test-dataset=toy and --test-split=: give both"),
     ):
         with pytest.raises(ConfigError, match=re.escape(said)):
             step(dataset, name)
@@ -364,9 +363,104 @@ def test_the_step_refuses_what_is_not_said_or_was_trained_on(tmp_path):
     assert tables.read(out, tables.EMBEDDINGS).equals(on_toy(index, run, weights)[0])
 
 
+class Step:
+    """The step with a run of the store's own data set, which can be changed file by file."""
+
+    def __init__(self, folder, **meta):
+        self.run = dataclasses.replace(run_of("dubbernet_student"), dataset="toy", split="main")
+        self.index, self.config, self.weights, self.out = (
+            folder / n for n in ("s/00000.parquet", "config.json", "w.safetensors", "e.parquet")
+        )
+        make_store(folder / "s")
+        self.split = self.index.with_name("split.parquet")
+        torch.manual_seed(0)
+        save(self.weights, make(self.run, 2, 2), {"classes": 2, "cameras": 2, **meta})
+
+    def __call__(self, *more, **run):
+        self.config.write_text(json.dumps(plain(dataclasses.replace(self.run, **run))))
+        files = ("config", "weights", "index", "split")
+        embed.main([str(self.out), *(f"--{name}={getattr(self, name)}" for name in files), *more])
+        return tables.read_meta(self.out)
+
+    def say(self, name, schema, **meta):
+        """Write a table's meta anew."""
+        path = getattr(self, name)
+        kept = {key: value for key, value in tables.read_meta(path).items() if key not in ("schema", "version")}
+        tables.write(path, tables.read(path, schema), schema, {key: value for key, value in {**kept, **meta}.items() if value is not None})
+
+
+def test_the_runs_own_data_have_to_be_the_runs_own(tmp_path):
+    """Else persons who train could be queries and gallery under the run's name."""
+    step = Step(tmp_path)
+    assert step()["dataset"] == "toy"  # negative control
+    step.out.unlink()
+    for run, said in (
+        ({"dataset": "d"}, "--index: is of dataset 'toy', but config.json is for dataset 'd'; give those of the run"),
+        ({"split": "0"}, "--split: is of split 'main', but config.json is for split '0'"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            step(**run)
+    for meta, said in (
+        ({"dataset": "d"}, "--split: is of dataset 'd', but config.json is for dataset 'toy'"),
+        ({"dataset": "toy", "split": None}, "--split: is of split None, but config.json is for split 'main'"),
+    ):
+        step.say("split", tables.SPLIT, **meta)
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            step()
+    assert not step.out.exists()
+
+
+@pytest.mark.parametrize("name", ["index", "split"])
+def test_data_that_were_trained_on_under_another_name(tmp_path, name):
+    """Meta renamed: the digest of TRACKLETS still tells."""
+    step = Step(tmp_path, tracklets="ab" * 32)
+    schema = {"index": tables.INDEX, "split": tables.SPLIT}[name]
+    target = ("--test-dataset=toy", "--test-split=main")
+    for digest in ("cd" * 32, None):  # negative controls: made from others, or nobody noted from which
+        step.say(name, schema, **{"from": digest and {"tracklets": digest}})
+        assert step(*target, dataset="d")["test_dataset"] == "toy"
+    step.say(name, schema, **{"from": {"tracklets": "ab" * 32}})
+    with pytest.raises(
+        ConfigError, match=rf"--{name}: says that it is of 'toy', but was made from the very TRACKLETS .*abababababababab\)"
+    ):
+        step(*target, dataset="d")
+    assert step()["dataset"] == "toy"  # negative control: the run's own test half
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--workers=-1"], "--workers=-1: expected 0 or more"),
+        (["--batch-frames=0"], "--batch-frames=0: expected 1 or more"),
+        (["--threads=-2"], "--threads=-2: expected 0 or more"),
+        (["--test-dataset=x"], "--test-dataset=x and --test-split=: give both"),
+        (["--test-split=x"], "--test-dataset= and --test-split=x: give both"),
+        (["--test-dataset=", "--test-split="], "give both, or neither"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_read(given, said):
+    files = ["out", "--config=a", "--weights=b", "--index=c", "--split=d"]
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        embed.main([*files, *given])
+    with pytest.raises(UserError, match="a: no such file"):  # negative control
+        embed.main([*files, "--workers=0", "--batch-frames=1", "--threads=0", "--test-dataset=x", "--test-split=y"])
+
+
+def test_the_step_leaves_its_inputs_alone(tmp_path):
+    step = Step(tmp_path)
+    step()  # negative control
+    given = {name: getattr(step, name) for name in ("config", "weights", "index", "split")}
+    for name, path in (*given.items(), ("a tar of --index", step.index.with_suffix(".tar"))):
+        before, step.out = path.read_bytes(), path
+        with pytest.raises(ConfigError, match=rf"OUT=.* is the same file as (--)?{name}=.*, which this step reads; name another file"):
+            step()
+        assert path.read_bytes() == before
+
+
 def test_step_writes_the_word_into_the_table(tmp_path):
     """The whole step: oracle stands in the meta of EMBEDDINGS."""
     run, weights = run_of("dubbernet_teacher", test_companion="audio_oracle"), tmp_path / "w.safetensors"
+    run = dataclasses.replace(run, dataset="toy", split="main")
     index = make_store(tmp_path / "s", "oracle")
     embedded(index, run, weights)
     (tmp_path / "config.json").write_text(json.dumps(plain(run)))

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from evaluate.distance import squared_distances
 from evaluate.protocols import PROTOCOLS, Subjects, apply, first_entries, protocol_named
-from evaluate.retrieval import retrieve, summarise
+from evaluate.retrieval import Retrieval, retrieve, summarise
 from pipeline.base.errors import ScoreError
+from pipeline.base.seeds import rng
 
 
 def subjects(*rows: tuple[str, str, str, int, float]) -> Subjects:
@@ -107,6 +109,92 @@ def test_unknown_name_gets_a_hint():
     assert all(name == protocol.name and protocol.description for name, protocol in PROTOCOLS.items())
 
 
+# --- as a float64 matrix would rank -----------------------------------------------------------------------------------
+
+
+def tied(width: int, scale: float = 1.0, offset: float = 0.0) -> Subjects:
+    """40 queries and 400 entries of 30 persons and 12 distractors, of small integers: different vectors tie everywhere."""
+    draw = rng(4, "tied", width)
+    count = 440
+    identity = draw.integers(0, 42, count)
+    kind = np.where(identity < 30, "person", "distractor")
+    role = np.where((np.arange(count) % 11 == 0) & (kind == "person"), "query", "gallery")
+    vector = (offset + scale * draw.integers(0, 4, (count, width))).astype(np.float32)
+    return Subjects([f"t{i:03d}" for i in range(count)], role, identity.astype(str), kind, draw.integers(0, 4, count), vector)
+
+
+def in_float64(outcome, subjects):
+    """Ranks by hand: per query the stable order of what is left, and whether each is a right answer."""
+    vector = subjects.vector.astype(np.float64)
+    for row in outcome.query:
+        distance = ((vector[outcome.gallery] - vector[row]) ** 2).sum(axis=1)
+        same = (subjects.identity[outcome.gallery] == subjects.identity[row]) & (subjects.kind[outcome.gallery] == "person")
+        order = np.argsort(distance, kind="stable")
+        order = order[~(same & (subjects.camera[outcome.gallery] == subjects.camera[row]))[order]]
+        yield outcome.gallery[order], same[order]
+
+
+def as_float64(outcome, subjects) -> bool:
+    """Whether first ranks, AP (hit) and mINP of all queries are exactly those of the float64 order."""
+    for q, (_, right) in enumerate(in_float64(outcome, subjects)):
+        rank = np.flatnonzero(right) + 1
+        found, k = outcome.per_query, np.arange(1, len(rank) + 1)
+        if found.good[q] != len(rank) or found.first[q] != (rank[0] if len(rank) else 0):
+            return False
+        if len(rank) and (abs(found.ap[q] - (k / rank).mean()) > 1e-12 or found.inp[q] != len(rank) / rank[-1]):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("width", [4, 16, 64, 256, 700])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (0.125, 300.0), (2.0**-90, 0.0), (2.0**100, 0.0)])
+def test_tied_vectors_are_ranked_as_a_float64_matrix_ranks(width, scale, offset):
+    made = tied(width, scale, offset)
+    found = apply(protocol_named("market"), made)
+    assert found.summary.valid > 20 and as_float64(found, made)
+    for block in (1, 7):
+        other = apply(protocol_named("market"), made, lambda q, g, block=block: squared_distances(q, g, block))
+        assert all(np.array_equal(getattr(other.per_query, n), getattr(found.per_query, n), equal_nan=True) for n in Retrieval.__slots__)
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e-22, 1.0, 1e20, 1e30])
+def test_vectors_of_any_length_are_ranked_as_a_float64_matrix_ranks(scale):
+    """And one that is far from all others changes no other's order."""
+    made = tied(96)
+    made.vector[:] = scale * rng(4, "normal").normal(size=made.vector.shape)
+    assert as_float64(apply(protocol_named("market"), made), made)
+    made.vector[-1, 3] = 1e6 * scale
+    assert as_float64(apply(protocol_named("market"), made), made)
+
+
+def test_short_vectors_in_plain_float32_would_not_be():
+    """Negative control: squares of 1e-22 have lost most digits."""
+    made = tied(96)
+    made.vector[:] = 1e-22 * rng(4, "normal").normal(size=made.vector.shape)
+
+    def plain(queries, gallery):
+        yield ((queries[:][:, None] - gallery[:]) ** 2).sum(axis=2)
+
+    assert not as_float64(apply(protocol_named("market"), made, plain), made)
+
+
+@pytest.mark.parametrize("width", [16, 64, 256])
+def test_rounded_distances_alone_would_rank_otherwise(width):
+    """Negative control: the same blocks, taken as they are."""
+    made = tied(width)
+    assert not as_float64(apply(protocol_named("market"), made, lambda q, g: squared_distances(q, g).blocks()), made)
+
+
+@pytest.mark.parametrize("width", [4, 16, 64])
+def test_ranked_lists_of_tied_vectors_are_those_of_float64(width):
+    made = tied(width)
+    outcome = apply(protocol_named("market"), made)
+    for q, (order, right) in enumerate(in_float64(outcome, made)):
+        listed = first_entries(outcome, made, q, 10)
+        assert [row for row, _, _ in listed] == order[:10].tolist() and [same for _, _, same in listed] == right[:10].tolist()
+        assert [d for _, d, _ in listed] == [((made.vector[row] - made.vector[outcome.query[q]]) ** 2).sum() for row in order[:10]]
+
+
 # --- the public MARS tables -------------------------------------------------------------------------------------------
 
 
@@ -180,8 +268,8 @@ def test_full_size_golden_by_protocol(golden, mars, name, gallery, of_golden, me
     expected = json.loads((golden / "mars_info" / "protocol_golden.json").read_text())[of_golden]
 
     def distances(queries, entries):
-        j = entries[:, 0].astype(np.int64)[None]
-        for rows in np.array_split(queries[:, 0].astype(np.int64), 8):
+        j = entries[:][:, 0].astype(np.int64)[None]
+        for rows in np.array_split(queries[:][:, 0].astype(np.int64), 8):
             i = rows[:, None]
             h = (7919 * i + j * (104729 + 31 * i)) % 1000003
             yield np.where(identity[j] == identity[i], h + 0.5, 512.0 * h)

@@ -27,7 +27,7 @@ from evaluate.report_page.page import words
 from evaluate.report_page.summary import headline_rows, kept_words, markdown_cell, score_rows, sheet_cell
 from pipeline.base import pictures, tables
 from pipeline.base.errors import ConfigError, UserError
-from tests.evaluate.pages import make, part, protocol, run, scored
+from tests.evaluate.pages import make, part, protocol, run, scored, seal
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://evil.example/x onerror=alert(2)>"
 
@@ -89,7 +89,7 @@ def test_brackets_are_explained_where_there_are_any(tmp_path):
     file = tmp_path / "0-student" / "metrics.json"
     value = json.loads(file.read_text())
     value["scoring"]["resamples"] = 0
-    file.write_text(json.dumps(value))
+    seal(file, value)
     page, _, sheet = run(inputs)
     assert "features: 8 values, as they are" in part(page, "scores")
     assert "bootstrap" not in page and "no intervals (scoring.resamples is 0)" in part(page, "scores")
@@ -116,6 +116,15 @@ def test_another_test_set_is_named_and_makes_no_headline(tmp_path):
     assert "2 trainings" in page and "| set → other |" in markdown
 
 
+def test_edited_numbers_are_refused(tmp_path):
+    inputs = make(tmp_path)
+    file = tmp_path / "0-student" / "metrics.json"
+    run(inputs)  # negative control
+    file.write_text(file.read_text().replace('"R1": 0.625', '"R1": 0.925'))
+    with pytest.raises(UserError, match=r"not a metrics\.json as evaluate\.score wrote it \(its content is not what it was sealed with\)"):
+        run(inputs)
+
+
 def test_oracle_is_said_wherever_the_number_is(tmp_path):
     page, markdown, sheet = run(make(tmp_path, oracle=True))
     tag, words = 'class="tag warn" title="oracle: heard label-derived audio">oracle</span>', "oracle frames + label-derived audio"
@@ -133,7 +142,7 @@ def test_oracle_is_said_whatever_metrics_call_the_modality(tmp_path):
     """A metrics.json that says oracle and calls its input something else; and the tile, should such a row ever get one."""
     inputs = make(tmp_path, oracle=True)
     file = tmp_path / "0-student" / "metrics.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "modality": "frames+audio"}))
+    seal(file, {**json.loads(file.read_text()), "modality": "frames+audio"})
     row = score_rows(read_inputs(inputs))[0]
     assert row.modality == "oracle frames+audio"
     assert "oracle" in sections.headline([row]) and "oracle" not in sections.headline([replace(row, oracle=False, modality="frames only")])
@@ -143,7 +152,7 @@ def test_oracle_is_said_whatever_metrics_call_the_modality(tmp_path):
 def test_modality_is_said_and_is_not_oracle(tmp_path, modality):
     inputs = make(tmp_path)
     file = tmp_path / "0-student" / "metrics.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "modality": modality}))
+    seal(file, {**json.loads(file.read_text()), "modality": modality})
     page, markdown, sheet = run(inputs)
     assert f"m · {modality}</small>" in page and f"| {modality} | market |" in markdown and f",{modality},,distance,market," in sheet
     assert "oracle" not in part(page, "scores") + part(page, "cmc") + part(page, "ranked")
@@ -238,7 +247,7 @@ def test_who_stands_for_a_data_set(tmp_path, scored, expected):
         folder = tmp_path / f"run-{stage}"
         folder.mkdir()
         (folder / "metrics.jsonl").write_text("")
-        (folder / "metrics.json").write_text(json.dumps({**metrics, "oracle": stage.startswith("oracle")}))
+        seal(folder / "metrics.json", {**metrics, "oracle": stage.startswith("oracle")})
         shutil.copy(tmp_path / "0-student" / "queries.parquet", folder)
         what = {"method": "m", "dataset": "set", "split": "0", "seed": 0, "stage": stage}
         value["runs"].append({**what, "folder": str(folder), "scored": True})

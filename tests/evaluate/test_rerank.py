@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from evaluate import rerank
+from evaluate import distance, rerank
 from evaluate.rerank import reranked_distances
 from evaluate.retrieval import retrieve, summarise
 from pipeline.base.config import RerankConfig
@@ -195,13 +195,13 @@ def test_a_bound_without_its_margin_would_lose_neighbours(monkeypatch):
     """Negative control: float32 swaps entries at the border of the list."""
     items = rng(11, "margin").integers(0, 9, (300, 5)).astype(np.float32)
     expected = rerank._nearest(items, 5)[0]
-    real = rerank.squared_distances
 
-    def noisy(*arguments):
-        for number, rows in enumerate(real(*arguments)):
-            yield rows * (1 + 1e-5 * rng(11, "noise", number).uniform(-1, 1, rows.shape)).astype(np.float32)
+    class Noisier(distance.SquaredDistances):
+        def blocks(self):
+            for number, rows in enumerate(super().blocks()):
+                yield rows * (1 + self.relative * rng(11, "noise", number).uniform(-1, 1, rows.shape)).astype(np.float32)
 
-    monkeypatch.setattr(rerank, "squared_distances", noisy)
+    monkeypatch.setattr(rerank, "squared_distances", Noisier)
     assert (rerank._nearest(items, 5)[0] == expected).all()
     monkeypatch.setattr(rerank, "_UNSURE", 0.0)
     assert (rerank._nearest(items, 5)[0] != expected).any()
@@ -266,11 +266,21 @@ def test_what_is_no_number_is_refused(side, bad):
         sparse(*both, 5, 2, 0.3)
 
 
-@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
-def test_distances_that_overflow_are_refused():
-    with pytest.raises(ScoreError, match="too large for float32"):
-        sparse(GOOD[0] * np.float32(1e30), GOOD[1], 5, 2, 0.3)
-    assert np.isfinite(sparse(GOOD[0] * np.float32(1e15), GOOD[1], 5, 2, 0.3)).all()
+@pytest.mark.parametrize("power", [-100, -75, -30, 30, 75, 110])
+@pytest.mark.parametrize("kind", ["clusters", "repeats"])
+def test_vectors_of_any_length_are_re_ranked_alike(kind, power):
+    """A power of two changes no digit of a vector; squared distances of most of these do not fit float32."""
+    queries, gallery = vectors(kind, 2)
+    queries, gallery = queries.astype(np.float16).astype(np.float32), gallery.astype(np.float16).astype(np.float32)
+    found = sparse(np.ldexp(queries, power), np.ldexp(gallery, power), 6, 3, 0.3)
+    assert found.tobytes() == sparse(queries, gallery, 6, 3, 0.3).tobytes()
+    assert found.tobytes() != sparse(np.ldexp(queries, power), np.ldexp(gallery, power) * np.float32(1.5), 6, 3, 0.3).tobytes()
+
+
+def test_numbers_next_to_the_largest_are_refused():
+    with pytest.raises(ScoreError, match=r"queries: 1 of 6 vectors hold a number beyond 9e\+37 .* row 0"):
+        sparse(GOOD[0] + np.float32(1e38) * (np.arange(12).reshape(6, 2) == 0), GOOD[1], 5, 2, 0.3)
+    assert np.isfinite(sparse(GOOD[0] + np.float32(8e37) * (np.arange(12).reshape(6, 2) == 0), GOOD[1], 5, 2, 0.3)).all()
 
 
 @pytest.mark.parametrize("gallery", [np.zeros((20, 3), np.float32), np.zeros(20, np.float32), np.zeros((0, 2), np.float32)])

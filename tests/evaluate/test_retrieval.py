@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from evaluate import retrieval
-from evaluate.retrieval import NOBODY, positions, retrieve, summarise
+from evaluate.retrieval import NOBODY, positions, ranks, retrieve, same_identity, summarise
 from pipeline.base.errors import ScoreError
+from pipeline.base.seeds import rng
 from tests.evaluate.bad_evaluators import BROKEN_CODE, broken_code
 from tests.evaluate.oracle import AVERAGES, agrees, random_case, run, slow
 
@@ -142,6 +143,58 @@ def test_a_distance_that_is_no_number_is_refused(bad):
 def test_wrong_shapes_are_refused(shape, message):
     with pytest.raises(ScoreError, match=message):
         run(np.zeros(shape), [1, 1], [0, 0], [1, 2], [1, 1])
+
+
+class Noisy:
+    """Distances of `exact`, handed out with relative errors up to `noise`, and a margin that says so."""
+
+    def __init__(self, exact: np.ndarray, noise: float, margin: float, block: int) -> None:
+        self.exactly, self.margin, self.block = exact, margin, block
+        self.noisy = (exact * (1 + noise * rng(6, "noisy").uniform(-1, 1, exact.shape))).astype(np.float32)
+
+    def blocks(self):
+        for first in range(0, len(self.noisy), self.block):
+            yield self.noisy[first : first + self.block]
+
+    def margins(self, query, entries, distance):
+        assert (self.noisy[query, entries] == distance).all()
+        return self.margin * distance.astype(np.float64)
+
+    def exact(self, query, entries):
+        return self.exactly[query, entries]
+
+
+def noisy_case(number: int):
+    """Integers, some of them equal, and few persons, so that there are right answers everywhere; every third is a distractor."""
+    draw = rng(6, "case", number)
+    exact = draw.integers(900, 1000, (9, 150)).astype(np.float64)
+    identity = draw.integers(0, 3, 150)
+    identity[::3] = NOBODY
+    return exact, same_identity(draw.integers(0, 3, 9), identity, draw.integers(0, 3, 9), draw.integers(0, 3, 150), True)
+
+
+@pytest.mark.parametrize("block", [1, 4, 9])
+@pytest.mark.parametrize("count_up_to", [0, 1000])
+def test_rounded_distances_that_say_so_are_ranked_as_exact_ones(monkeypatch, block, count_up_to):
+    monkeypatch.setattr(retrieval, "COUNT_UP_TO", count_up_to)
+    for number in range(20):
+        exact, pairs = noisy_case(number)
+        assert (ranks(Noisy(exact, 1e-3, 2.1e-3, block), pairs)[1] == ranks([exact], pairs)[1]).all()
+
+
+def test_a_margin_that_is_too_small_leaves_ranks_wrong():
+    """Negative control: by blocks alone, and by margins below the error, exact ranks are not found."""
+    exact, pairs = noisy_case(0)
+    noisy = Noisy(exact, 1e-3, 1e-5, 9)
+    expected = ranks([exact], pairs)[1]
+    assert (ranks(noisy, pairs)[1] != expected).any() and (ranks(noisy.blocks(), pairs)[1] != expected).any()
+
+
+def test_ranges_that_overlap_are_joined():
+    row = np.array([0, 1, 2, 3, 4, 5, 6, 7], np.float32)
+    least, most = np.array([4, 0.5, 1, 4], np.float32), np.array([5, 3, 2, 4], np.float32)
+    assert np.flatnonzero(retrieval._in_any(row, least, most)).tolist() == [1, 2, 3, 4, 5]
+    assert np.flatnonzero(retrieval._in_any(row, least[:1], most[:1])).tolist() == [4, 5]
 
 
 LABELS = {

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from evaluate import score
+from evaluate import protocols, score
 from pipeline.base import tables
 from pipeline.base.build import plain
 from pipeline.base.config import MethodConfig, RerankConfig, RunConfig, ScoringConfig, StageConfig
 from pipeline.base.errors import ConfigError, ScoreError, UserError
+from pipeline.base.seeds import rng
 
 STAGE = StageConfig(network="dubbernet_student")
 RUN = RunConfig(
@@ -228,6 +230,34 @@ def test_ranked_lists_agree_with_the_ranks():
         assert (hits[0] if hits else None) == (entry["first_hit"] if entry["first_hit"] <= 10 else None)
 
 
+def list_of_each_query_is_its_ranking(width):
+    """Whether the lists of tied integers hold right answers exactly where the counted ranks say."""
+    draw = rng(8, "ties", width)
+    rows = [
+        row(f"t{i:03d}", "query" if i < 24 else "gallery", str(i % 6), i // 6 % 3, draw.integers(0, 3, width).astype(float).tolist())
+        for i in range(300)
+    ]
+    ranked = metrics(made(rows), {}, ["market"], resamples=0)["ranked"]
+    first = [next((i for i, cell in enumerate(entry["gallery"], 1) if cell["match"]), None) for entry in ranked]
+    return first == [entry["first_hit"] if entry["first_hit"] <= score.ENTRIES else None for entry in ranked]
+
+
+@pytest.mark.parametrize("width", [4, 16, 64])
+def test_ranked_lists_of_tied_vectors_agree_with_the_ranks(width):
+    assert list_of_each_query_is_its_ranking(width)
+
+
+def test_lists_by_a_product_of_one_row_would_not(monkeypatch):
+    """Negative control: as float32 rounds them, equal distances come in another order."""
+
+    def rounded(left, i, right, j):
+        a, b = left[i[:1]] - right.mean(axis=0), right[j] - right.mean(axis=0)
+        return ((a**2).sum(1) + (b**2).sum(1) - 2 * (b @ a.T)[:, 0]).astype(np.float64)
+
+    monkeypatch.setattr(protocols, "pair_distances", rounded)
+    assert not all(list_of_each_query_is_its_ranking(width) for width in (16, 64))
+
+
 def test_vectors_of_length_1_where_the_settings_say_so():
     """q1 is nearest to g1 as they are; by direction alone g2 is nearer."""
     rows = [row("q1", "query", "a", 0, [1.0, 0.0]), row("g1", "gallery", "x", 1, [1.0, 0.4]), row("g2", "gallery", "a", 1, [9.0, 0.1])]
@@ -236,6 +266,37 @@ def test_vectors_of_length_1_where_the_settings_say_so():
     assert [found[n]["feature"]["normalised"] for n in (False, True)] == [False, True]
     with pytest.raises(ScoreError, match="the vector of g9 is 0"):
         metrics(made([*rows, row("g9", "gallery", "b", 1, [0.0, 0.0])]), {}, ["market"], normalise=True)
+
+
+def test_junk_may_be_0_because_nobody_ranks_it():
+    rows = [row("q1", "query", "a", 0, [1.0, 0.0]), row("g1", "gallery", "a", 1, [0.0, 2.0])]
+    rows += [row("j1", "junk", "00-1", 1, [0.0, 0.0], "junk"), row("j2", "junk", "00-1", 1, [0.0, 3.0], "junk")]
+    found = score.normalised(score.subjects_of(made(rows)))
+    assert found.vector.tolist() == [[0, 1], [0, 0], [0, 1], [1, 0]]
+    assert metrics(made(rows), {}, ["market", "mars_official"], normalise=True)["protocols"]["mars_official"]["mAP"] == 1
+    rows[2]["kind"] = "distractor"
+    with pytest.raises(ScoreError, match="the vector of j1 is 0"):
+        score.normalised(score.subjects_of(made(rows)))
+
+
+def test_scaling_piece_by_piece_changes_no_bit(monkeypatch):
+    whole = score.normalised(score.subjects_of(made(many()))).vector
+    monkeypatch.setattr(score, "ROWS", 7)
+    assert score.normalised(score.subjects_of(made(many()))).vector.tobytes() == whole.tobytes()
+    assert np.sqrt((whole.astype(float) ** 2).sum(1)) == pytest.approx(1, abs=1e-6)
+
+
+def test_vectors_are_taken_from_a_table_in_order_without_a_copy():
+    """A large table would be held twice; in pieces or out of order they are copied, and are the same."""
+    table = made(many())
+    found = score.subjects_of(table)
+    held = table.column("vector").chunk(0).flatten().to_numpy()
+    assert np.shares_memory(found.vector, held)
+    for other in (table.take(np.arange(table.num_rows)[::-1]), pa.concat_tables([table.slice(0, 31), table.slice(31)])):
+        copied = score.subjects_of(other)
+        assert not np.shares_memory(copied.vector, held)
+        assert copied.vector.tobytes() == found.vector.tobytes() and copied.tracklet == found.tracklet
+        assert all((getattr(copied, name) == getattr(found, name)).all() for name in ("role", "identity", "kind", "camera"))
 
 
 def test_each_query_is_written_down():

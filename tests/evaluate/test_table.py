@@ -13,7 +13,7 @@ from pipeline.base import tables
 from pipeline.base.build import plain
 from pipeline.base.errors import ScoreError, UserError
 from pipeline.base.seeds import rng
-from tests.evaluate.pages import protocol, scored
+from tests.evaluate.pages import protocol, scored, seal
 from tests.evaluate.test_score import OF, RUN, many, row
 
 
@@ -25,7 +25,7 @@ def run(folder, stage="student", split="0", seed=0, r1=0.625, oracle=False, test
     names = {"method": "m", "dataset": "set", "split": split, "seed": seed, "stage": stage}
     other = dict(zip(("test_dataset", "test_split"), (test or f"set/{split}").split("/"), strict=True))
     value = json.loads((here / "metrics.json").read_text())
-    (here / "metrics.json").write_text(json.dumps({**value, **names, **other}))
+    seal(here / "metrics.json", {**value, **names, **other})
     return str(here / "metrics.json")
 
 
@@ -71,7 +71,7 @@ def test_settings_of_scoring_must_be_the_same(tmp_path):
     table.main([one, two])
     value = json.loads(Path(two).read_text())
     value["scoring"]["unit"] = "identity"
-    Path(two).write_text(json.dumps(value))
+    seal(Path(two), value)
     with pytest.raises(ScoreError, match="runs differ in settings of scoring"):
         table.main([one, two])
 
@@ -86,11 +86,93 @@ def test_a_file_that_is_no_metrics_is_refused(tmp_path):
     one = Path(run(tmp_path))
     value = json.loads(one.read_text())
     for change, message in (({"seed": "x"}, "which seed"), ({"made": {"queries": "0"}}, r"not the table that metrics\.json")):
-        one.write_text(json.dumps({**value, **change}))
+        seal(one, {**value, **change})
         with pytest.raises(ScoreError, match=message):
             table.main([str(one)])
     one.write_text("{}")
     with pytest.raises(UserError, match=r"not a metrics\.json"):
+        table.main([str(one)])
+
+
+def replaced(value, where, new):
+    """A copy with another value in one place; ... takes the entry out."""
+    inside = replaced(value[where[0]], where[1:], new) if where[1:] else new
+    if isinstance(value, list):
+        return [inside if i == where[0] else one for i, one in enumerate(value)]
+    return {**{name: one for name, one in value.items() if name != where[0]}, **({} if inside is ... else {where[0]: inside})}
+
+
+MARKET = ("protocols", "mars_torchreid")
+WRONG = [
+    (("made",), {}, "made: has no queries"),
+    (("made",), [], r"made: found \[\], expected a mapping"),
+    (("made", "queries"), 1, "made.queries: found 1, expected text"),
+    (("scoring",), {}, "scoring: has no seed"),
+    (("scoring", "seed"), True, "scoring.seed: found True, expected a whole number"),
+    (("scoring", "unit"), "person", "scoring.unit='person'"),
+    (("scoring", "resamples"), "100", "scoring: is not written out in full, each setting with its own type"),
+    (("scoring", "unit"), ..., "scoring: is not written out in full"),
+    (("feature",), {}, "feature: has no dim"),
+    (("feature", "dim"), "8", "feature.dim: found '8', expected a whole number"),
+    (("feature", "camera_embedding"), 1, "feature.camera_embedding: found 1"),
+    (("heard",), {}, "heard: has no tracklets"),
+    (("protocols",), {}, r"protocols: found \{\}, expected a mapping of names"),
+    (("protocols",), [1], "protocols: found"),
+    (MARKET, {}, "protocols.mars_torchreid: has no description"),
+    ((*MARKET, "R1"), "0.9", "protocols.mars_torchreid.R1: found '0.9', expected a number from 0 to 1"),
+    ((*MARKET, "R1"), 62.5, "R1: found 62.5, expected a number from 0 to 1"),
+    ((*MARKET, "R1"), None, "R1: found None"),
+    ((*MARKET, "mAP"), True, "mAP: found True"),
+    ((*MARKET, "gallery"), 9330.0, "gallery: found 9330.0, expected a whole number"),
+    ((*MARKET, "valid"), -1, "valid: found -1"),
+    ((*MARKET, "valid"), 1981, "1981 queries valid of 1980"),
+    ((*MARKET, "ap"), "best", "ap: found 'best', expected hit or trapezoid"),
+    ((*MARKET, "averaged_over"), ["valid"], "averaged_over: found"),
+    ((*MARKET, "cmc"), [1.0] * 49, "cmc: found .* expected a list of 50"),
+    ((*MARKET, "cmc", 3), "1", r"cmc\[3\]: found '1'"),
+    (("reranked",), {}, r"reranked: found \{\}"),
+    (("reranked",), ..., "it: has no reranked"),
+    (("ranked",), {}, "ranked: found"),
+    (("ranked",), [{}], r"ranked\[0\]: has no identity"),
+    (("headline",), "market", "headline: found 'market', expected one of protocols"),
+    (("oracle",), "no", "oracle: found 'no', expected true or false"),
+    (("modality",), None, "modality: found None"),
+]
+
+
+@pytest.mark.parametrize(("where", "new", "said"), WRONG, ids=[f"{'.'.join(map(str, one[0]))}={str(one[1])[:12]}" for one in WRONG])
+def test_metrics_of_another_form_are_one_sentence(tmp_path, where, new, said):
+    """Sealed, so that nothing but the form is wrong."""
+    one = Path(run(tmp_path))
+    table.main([str(one)])  # negative control
+    seal(one, replaced(json.loads(one.read_text()), where, new))
+    with pytest.raises(
+        ScoreError, match=rf"^{one}: not a metrics\.json of evaluate\.score as it is now \(.*{said}.*\); score this run again$"
+    ):
+        table.main([str(one)])
+
+
+def test_protocols_that_queries_know_nothing_of(tmp_path):
+    one = Path(run(tmp_path))
+    value = json.loads(one.read_text())
+    for protocols in ({**value["protocols"], "market": value["protocols"]["mars_torchreid"]}, {"mars_torchreid": protocol(0.625)}):
+        seal(one, {**value, "protocols": protocols})
+        with pytest.raises(ScoreError, match=r"its protocols are not those of queries\.parquet beside it"):
+            table.main([str(one)])
+
+
+def test_edited_numbers_are_refused(tmp_path):
+    """Whose intervals, from QUERIES, would still be those of the numbers before."""
+    one = Path(run(tmp_path))
+    table.main([str(one)])  # negative control
+    before = one.read_text()
+    for old, new in (('"R1": 0.625', '"R1": 0.925'), (' "seal"', '  "seal"')):
+        assert old in before
+        one.write_text(before.replace(old, new))
+        with pytest.raises(ScoreError, match=r"not a metrics\.json as evaluate\.score wrote it \(its .*\); score this run again"):
+            table.main([str(one)])
+    one.write_text(json.dumps({name: value for name, value in json.loads(before).items() if name != "seal"}))
+    with pytest.raises(ScoreError, match=r"not a metrics\.json as evaluate\.score wrote it \(it has no seal"):
         table.main([str(one)])
 
 
@@ -139,6 +221,6 @@ def test_why_there_are_no_intervals(tmp_path, capsys):
     value = json.loads(one.read_text())
     for resamples, said in ((0, "no intervals (scoring.resamples is 0)"), (100, "[ ] 95 % bootstrap interval")):
         value["scoring"]["resamples"] = resamples
-        one.write_text(json.dumps(value))
+        seal(one, value)
         assert said in printed(capsys, str(one))
     assert "no intervals where each query that can be drawn scores the same" in printed(capsys, run(tmp_path, seed=1, r1=0.0))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from evaluate import trace
+from evaluate import legacy_eval, score_trials, trace
 from evaluate.chain import Chain
-from pipeline.base import tables
+from pipeline.base import origin, tables
 from pipeline.base.errors import UserError
 from pipeline.base.files import digest_file, read_json, write_json
 from tests.torture import small_run as small
@@ -53,6 +54,28 @@ def test_several_runs_and_the_exit_of_a_check(metrics, capsys):
     with changed_to(metrics.with_name("config.json"), b"{"), pytest.raises(UserError, match="things behind these numbers are not as noted"):
         trace.main([*both, "--check"])
     assert f"{metrics.with_name('config.json')}: damaged (not JSON" in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_the_means_of_their_queries_are_named(metrics):
+    """A metrics.json whose numbers were changed and which was sealed anew: every digest is right, and the numbers are not."""
+    whole = read_json(metrics)
+    made = whole["protocols"]["mars_torchreid"]
+    assert trace.check(Chain(metrics, {})) == []  # negative control
+    for change, said in (
+        ({"mAP": made["mAP"] + 0.001}, "says mAP .* by mars_torchreid"),
+        ({"R1": None}, "says R1 None by mars_torchreid"),
+        ({"averaged_over": None, "mINP": 0.5}, "says mINP 0.5 by mars_torchreid"),
+    ):
+        with changed_to(metrics, metrics.read_bytes()):
+            numbers = {**whole["protocols"], "mars_torchreid": {**made, **change}}
+            origin.write_sealed(metrics, {**{k: v for k, v in whole.items() if k != origin.SEAL}, "protocols": numbers})
+            wrong = trace.check(Chain(metrics, {}))
+        assert len(wrong) == 1 and re.search(said, wrong[0])
+    with changed_to(metrics, metrics.read_bytes()):
+        origin.write_sealed(
+            metrics, {k: v for k, v in whole.items() if k not in (origin.SEAL, "reranked", "protocols")} | {"protocols": {}}
+        )
+        assert any("does not fit the queries.parquet" in line for line in trace.check(Chain(metrics, {})))
 
 
 def test_a_store_that_runs_share_is_read_once_and_named_for_each(metrics, capsys, monkeypatch):
@@ -129,6 +152,147 @@ def test_results_of_an_older_form_say_so(metrics):
 )
 def test_notes_on_code_that_cannot_be_right(note):
     assert trace.code_state(note)
+
+
+# --- other files of scores ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("config.json", "is the settings of a run and holds no scores; give .*student/metrics.json"),
+        ("origin.json", "is how a run was trained and holds no scores; give .*student/metrics.json"),
+        ("embeddings.parquet", "holds no scores; give .*student/metrics.json"),
+        ("model.safetensors", "holds no scores"),
+        ("metrics.jsonl", "not JSON .*; give .*student/metrics.json"),
+        ("none.json", "no such file; give .*student/metrics.json"),
+        ("", "is no file; give .*student/metrics.json"),
+        ("..", "is no file; give a metrics.json, or what evaluate.score_trials or evaluate.legacy_eval --out wrote"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--check"]])
+def test_a_file_without_scores_is_refused_by_its_kind(metrics, name, said, more):
+    """And nobody is told to delete it."""
+    with pytest.raises(UserError, match=said) as caught:
+        trace.main([str(metrics.parent / name), *more])
+    assert "delete" not in str(caught.value)
+
+
+def test_scores_of_another_name_or_not_whole(metrics, tmp_path):
+    copy = metrics.with_name("copy.json")
+    try:
+        shutil.copy(metrics, copy)
+        with pytest.raises(UserError, match=r"expected results/runs/.*/metrics\.json"):
+            trace.main([str(copy), "--check"])
+    finally:
+        copy.unlink()
+    (tmp_path / "cut.json").write_text('{"trials": ')
+    with pytest.raises(UserError, match=r"not JSON .*; give a metrics.json, or what evaluate.score_trials") as caught:
+        trace.main([str(tmp_path / "cut.json"), "--check"])
+    assert "delete" not in str(caught.value)
+
+
+def verified(folder: Path, run: Path, embeddings: Path, *more: str) -> Path:
+    """What score_trials writes of all pairs of a query and a gallery entry."""
+    rows = tables.read(embeddings, tables.EMBEDDINGS).to_pylist()
+    left, right = ([row for row in rows if row["role"] == role and row["kind"] == "person"] for role in ("query", "gallery"))
+    pairs = [{"left": a["tracklet"], "right": b["tracklet"], "same": a["identity"] == b["identity"]} for a in left for b in right]
+    tables.write_rows(folder / "trials.parquet", pairs, tables.TRIALS)
+    files = [f"--embeddings={embeddings}", f"--trials={folder / 'trials.parquet'}", f"--config={run / 'config.json'}"]
+    score_trials.main([str(folder / "verification.json"), *files, "--name=all", "--resamples=0", *more])
+    return folder / "verification.json"
+
+
+@pytest.fixture
+def trials(small_run, tmp_path, monkeypatch) -> Path:
+    """Beside the results, in the folder that holds them."""
+    monkeypatch.chdir(small_run.parents[4])
+    return verified(tmp_path, small_run / "student", small_run / "student/embeddings.parquet")
+
+
+@pytest.fixture
+def legacy(small_run, tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(small_run.parents[4])
+    given = [f"--tracklets={small_run.parents[3] / 'tracklets/set.parquet'}", f"--out={tmp_path / 'legacy.json'}"]
+    for name, file in (("embeddings", "embeddings.parquet"), ("config", "config.json")):
+        given += [f"--{name}", *(str(small_run / stage / file) for stage in ("student", "plain"))]
+    legacy_eval.main(given)
+    return tmp_path / "legacy.json"
+
+
+def test_scores_of_trials_are_followed_to_the_sources(trials, small_run, capsys):
+    at = {"trials": str(trials.with_name("trials.parquet"))}
+    chain, own = Chain(trials, at), Chain(small_run / "student/metrics.json", {})
+    assert trace.check(chain) == []
+    behind = {link.path.absolute() for link in own.links if link.path} - {own.metrics, own.metrics.with_name("queries.parquet")}
+    assert {link.path.absolute() for link in chain.links if link.path} == behind | {trials, Path(at["trials"])}
+    trace.main([str(trials), "--check", "--at", f"trials={at['trials']}"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"scores of trials  {trials}  ") and "all: EER " in out and "checked: every byte" in out
+    (told,) = trace.check(Chain(trials, {}))
+    assert "--at trials=PATH" in told
+    assert trace.check(Chain(trials, {}), sources=False) == []
+    trace.main([str(trials), "--json"])
+    assert json.loads(capsys.readouterr().out)["eer"] == read_json(trials)["eer"]
+
+
+def test_the_released_evaluators_scores_are_followed_to_the_sources(legacy, small_run, capsys):
+    chain = Chain(legacy, {})
+    assert trace.check(chain) == []
+    behind = {link.path.absolute() for link in chain.links if link.path}
+    for stage in ("student", "plain"):
+        own = Chain(small_run / stage / "metrics.json", {})
+        assert {link.path.absolute() for link in own.links if link.path} - {own.metrics, own.metrics.with_name("queries.parquet")} <= behind
+    trace.main([str(legacy)])
+    out = capsys.readouterr().out
+    assert out.count("released evaluator: R1 ") == 2 and out.startswith("scores beside those of the released evaluator  ")
+    assert {str(link.by) for link in chain.links if link.name == "TRACKLETS"} >= {str(legacy)}
+
+
+@pytest.mark.parametrize("kind", ["trials", "legacy"])
+def test_damage_behind_other_scores_is_named(kind, request):
+    path = request.getfixturevalue(kind)
+    at = {"trials": str(path.with_name("trials.parquet"))}
+    named = targets(Chain(path, at))
+    assert len(named) > 15
+    for file in sorted(named):
+        if file == path:
+            continue
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        with changed_to(file, bytes(data)):
+            assert any(line.startswith(named[file]) for line in trace.check(Chain(path, at))), file
+    with changed_to(path, path.read_bytes().replace(b'"modality": "frames only"', b'"modality": "frames 0nly"')):
+        (told,) = trace.check(Chain(path, at))
+        assert f"{path}: not as it was written" in told and f"make it again with python -m evaluate.{Chain(path, at).maker[9:]}" in told
+    assert trace.check(Chain(path, at)) == []
+
+
+def test_trials_on_another_data_set(across, tmp_path):
+    """It does not say on which; the digest of its embeddings does."""
+    run = across.parents[2]
+    path = verified(across.parents[7], run, across.with_name("embeddings.parquet"))  # in the results folder
+    try:
+        chain = Chain(path, {"trials": str(path.with_name("trials.parquet"))})
+        assert trace.check(chain) == []
+        paths = {link.path for link in chain.links}
+        assert across.with_name("embeddings.parquet").absolute() in paths and run.absolute() / "embeddings.parquet" not in paths
+    finally:
+        path.unlink()
+        path.with_name("trials.parquet").unlink()
+
+
+def test_scores_far_from_their_results(trials, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    assert Chain(trials, {}).results.name == "results"  # negative control: the working folder holds them
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="was made from runs/small/set-official/seed0/student, which is in no results folder around it"):
+        trace.main([str(trials)])
+    value = read_json(trials)
+    for stage in ("..", "../student", "", 1.5, None):
+        write_json(tmp_path / "x.json", {**value, "stage": stage})
+        with pytest.raises(UserError, match="does not say of which run it is"):
+            trace.main([str(tmp_path / "x.json")])
 
 
 # --- tested on another data set -----------------------------------------------------------------------------------------

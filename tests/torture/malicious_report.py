@@ -126,7 +126,7 @@ def _edit_run(folder: Path, word: str) -> None:
                 entry["query"] = f"{word}{entry['query']}"
                 for cell in entry["gallery"]:
                     cell["tracklet"] = f"{word}{cell['tracklet']}"
-            file.write_text(json.dumps(metrics))
+            pages.seal(file, metrics)
     log = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     for line in lines:

@@ -107,7 +107,7 @@ def make(folder: Path, seed: int, frames: int) -> Made:
         {"tracklet": n, "role": "train" if n in training else ("query", "gallery")[int(n[-1])], "label": labels.get(n[:4], -1)}
         for n in names
     ]
-    tables.write_rows(folder / "split.parquet", roles, tables.SPLIT)
+    tables.write_rows(folder / "split.parquet", roles, tables.SPLIT, {"dataset": "toy", "split": "0"})
     runs = [
         {"tracklet": n, "first": 0, "last": frames - 1, "item": f"voice_{n}", "owner": f"spk_{n[:4]}", "path": f"{n}.mp3"}
         | {"start": None, "seconds": 1.0}

@@ -144,7 +144,7 @@ def controls(metrics: Path) -> dict[str, bool]:
     }
     named = targets(chain)
     caught = {name: bool(missed(metrics, [Attack(path, hurt, named[path])] * 8, 1, check)) for name, (check, path, hurt) in cases.items()}
-    with changed_to(metrics, metrics.read_bytes().replace(b'"mAP": 0.', b'"mAP": 1.', 1)):  # still JSON
+    with changed_to(metrics, metrics.read_bytes().replace(b'"description": "M', b'"description": "N', 1)):  # still JSON, and no score
         caught["no seals"] = bool(trace.check(Chain(metrics, {}))) and not without_seals(Chain(metrics, {}))
     return caught
 

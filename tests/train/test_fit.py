@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from model import weights
 from model.blocks.part import parts_of
+from pipeline.base import tables
 from pipeline.base.build import plain
 from pipeline.base.config import RunConfig
 from pipeline.base.errors import ConfigError, TrainError
@@ -356,6 +357,31 @@ def test_store_of_another_data_set(data, tmp_path):
     run = replace(run_config("visual"), dataset="mars")
     with pytest.raises(TrainError, match="INDEX of data set 'toy', but"):
         train(tmp_path, data, run)
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"dataset": "mars", "split": "0"}, "SPLIT of data set 'mars', but config.json is for 'toy'; give both of one"),
+        ({"dataset": "toy", "split": "1"}, "SPLIT of split '1', but config.json is for '0'; give both of one"),
+        ({}, "SPLIT of data set None, but config.json is for 'toy'"),
+    ],
+)
+def test_split_of_another_data_set_or_of_another_name(data, tmp_path, meta, message):
+    index, split = data
+    tables.write(tmp_path / "split.parquet", tables.read(split, tables.SPLIT), tables.SPLIT, meta)
+    with pytest.raises(TrainError, match=message):
+        train(tmp_path, Data(index, tmp_path / "split.parquet"), run_config("untrained"))
+    train(tmp_path, data, run_config("untrained"))  # negative control
+
+
+def test_weights_note_the_tracklets_behind_index(data, tmp_path):
+    """As INDEX notes them, whatever it is called; nothing where it does not."""
+    assert weights.read_meta(train(tmp_path, data, run_config("untrained")))["tracklets"] == ""
+    index = data.index.with_name("noting.parquet")
+    kept = {name: value for name, value in tables.read_meta(data.index).items() if name not in ("schema", "version")}
+    tables.write(index, tables.read(data.index, tables.INDEX), tables.INDEX, {**kept, "from": {"tracklets": "ab"}})
+    assert weights.read_meta(train(tmp_path, Data(index, data.split), run_config("untrained")))["tracklets"] == "ab"
 
 
 @pytest.mark.parametrize(

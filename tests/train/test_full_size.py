@@ -75,7 +75,7 @@ def data(tmp_path_factory) -> Data:
             ],
             {"dataset": "toy", "cameras": 2},
         ),
-        "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {}),
+        "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {"dataset": "toy", "split": "0"}),
         "alignment": (
             tables.ALIGNMENT,
             [whose | {"tracklet": n, "item": f"voice_{n}", "owner": f"spk_{n[:4]}"} for n in names],

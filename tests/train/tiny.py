@@ -160,7 +160,7 @@ def pack(folder: Path, kind: str = "audio", classes: int = CLASSES) -> tuple[Pat
     features = draw.standard_normal((len(names), length, BANDS)).astype(np.float16)
     write = {
         "tracklets": (tables.TRACKLETS, tracklets, {"dataset": "toy", "cameras": CAMERAS}),
-        "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {}),
+        "split": (tables.SPLIT, [{"tracklet": n, "role": "train", "label": int(n[:4])} for n in names], {"dataset": "toy", "split": "0"}),
         "alignment": (
             tables.ALIGNMENT,
             [

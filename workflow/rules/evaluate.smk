@@ -58,7 +58,7 @@ rule score:
 
 
 rule embed_across:
-    """The same for the test half of another data set: no person and no camera of it has been trained on."""
+    """The same for the test half of another data set: none of it has been trained on, as far as names and digests tell."""
     input:
         config="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/config.json",
         weights="results/runs/{method}/{dataset}-{split}/seed{seed}/{stage}/model.safetensors",

@@ -44,6 +44,17 @@ def test_no_rows(tmp_path):
     assert tables.read(tmp_path / "t", SPLIT).num_rows == 0
 
 
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 25])
+def test_a_table_read_in_pieces_is_the_same_table(tmp_path, rows):
+    made = tables.table([{"tracklet": f"t{i:02d}", "role": "train", "label": i} for i in range(rows)], SPLIT)
+    tables.write(tmp_path / "t.parquet", made, SPLIT)
+    found = tables.read(tmp_path / "t.parquet", SPLIT, rows_at_once=8)
+    assert found.equals(made) and found.column("label").num_chunks == max(1, -(-rows // 8))
+    assert tables.read(tmp_path / "t.parquet", SPLIT, ["label"], rows_at_once=8).equals(
+        made.select(["label"]).replace_schema_metadata(None)
+    )
+
+
 def test_a_table_without_key_keeps_its_order(tmp_path):
     rows = [{"left": name, "right": "x", "same": True} for name in "cab"]
     tables.write_rows(tmp_path / "t", rows, TRIALS)
