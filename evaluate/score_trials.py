@@ -62,7 +62,8 @@ class Wanted:
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     """Bootstrap samples and confidence; the rest of it is for rankings."""
     draw: Literal["identities", "trials"] = "identities"
-    """What the bootstrap draws; with trials alone intervals are too narrow, since trials share their identities."""
+    """What the bootstrap draws; with trials alone intervals are too narrow, since trials share their identities. Those of minDCF may be
+    too low in either case (:meth:`Trials.resampled`)."""
     seed: int = 0
     """Of the bootstrap."""
     cohort_top: int = 400
@@ -380,12 +381,11 @@ def _drawn(drawn: Mapping[str, Any] | None) -> str:
         return "none was asked for"
     if drawn["missing"] is not None:
         return f"none: {drawn['missing']}"
-    caution = (
-        "minDCF's holds the truth less often than that"
-        if drawn["drawn"] == "identities"
-        else "too narrow, as if trials shared no identities"
+    caution = "" if drawn["drawn"] == "identities" else "too narrow, as if trials shared no identities; "
+    return (
+        f"{100 * drawn['confidence']:g} % of {drawn['resamples']:,} samples of {drawn['drawn']}, seed {drawn['seed']}; {caution}"
+        "minDCF's is too low where different trials are few"
     )
-    return f"{100 * drawn['confidence']:g} % of {drawn['resamples']:,} samples of {drawn['drawn']}, seed {drawn['seed']}; {caution}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from evaluate.score import TRAINING_OF
 from evaluate.score_trials import Wanted, metrics, trial_scores, unit
 from evaluate.verification import Trials
 from pipeline.base import tables
@@ -194,5 +195,6 @@ def _step(vectors: np.ndarray, left: np.ndarray, right: np.ndarray, same: np.nda
         height=32, width=16, this=stage, settings=MethodConfig(stages={"student": stage}, companion="none"),
     )  # fmt: skip
     wanted = Wanted(name="bench", p_targets=P_TARGETS, scoring=ScoringConfig(resamples=0))
-    (spent,) = interleaved(ROUNDS, lambda: metrics(embeddings, {}, run, trials, wanted), warm=False)
+    meta = {name: getattr(run, name) for name in TRAINING_OF}
+    (spent,) = interleaved(ROUNDS, lambda: metrics(embeddings, meta, run, trials, wanted), warm=False)
     return row(f"{size} from tables to EER and minDCF", spent.cpu, ALLOWED, "s", f"what is allowed; {count:,} embeddings, all checks")

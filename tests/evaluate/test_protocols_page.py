@@ -247,7 +247,7 @@ def test_the_page_is_what_the_product_says():
 
 def places(text: str) -> list[int]:
     """Where digits stand that the page answers for: bodies of tables between marks (not those that code writes), and equations."""
-    made = [re.search(rf"<!-- {mark} -->.*?<!-- /{mark} -->", text, re.DOTALL) for mark in (*MADE, "sizes")]
+    made = [re.search(rf"<!-- {mark} -->.*?<!-- /{mark} -->", text, re.DOTALL) for mark in (*MADE, "sizes", "coverage")]
     out = set()
     for table in re.finditer(r"<!-- ([\w ]+) -->\n.*?\n.*?\n(.*?)<!-- /\1 -->", text, re.DOTALL):
         out |= {table.start(2) + m.start() for m in re.finditer(r"\d", table[2])}
@@ -333,6 +333,7 @@ def test_links_and_files_exist():
         "evaluate.legacy_eval",
         "evaluate.make_trials",
         "evaluate.score_trials",
+        "tests.evaluate.coverage",
     ]
 
 

@@ -135,6 +135,7 @@ def test_intervals_are_of_what_is_said():
         low, high = out["eer"]["interval"]
         assert 0 < low < out["eer"]["toolkit"] < high < 1
         assert f"95 % of 100 samples of {draw}, seed 0" in table(out)
+        assert "minDCF's is too low where different trials are few" in table(out)
     assert np.diff(found["identities"]["eer"]["interval"]) > 1.2 * np.diff(found["trials"]["eer"]["interval"])
     assert "too narrow" in table(found["trials"]) and "too narrow" not in table(found["identities"])
     assert scored(rows, pairs, seed=1)["eer"]["interval"] != found["trials"]["eer"]["interval"]

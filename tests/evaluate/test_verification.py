@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from evaluate import verification
 from evaluate.verification import Trials, equal_error_rate, interval, min_detection_cost
 from pipeline.base.errors import ScoreError
 from pipeline.base.seeds import rng
-from tests.evaluate import scikit_learn
+from tests.evaluate import coverage, scikit_learn
 
 FORMS = ("toolkit", "reference")
 
@@ -370,3 +371,26 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
             low, high = (bound[0] for bound in interval(Trials(scores, same).resampled([], 300, number, given), 0.95))
             held[draw] += low <= truth <= high
     assert held["identities"] / rounds >= 0.88 and held["trials"] / rounds < held["identities"] / rounds - 0.15
+
+
+def documented() -> dict[tuple[int, int], list[int]]:
+    """Identities and pairs -> the figures behind them, of the table in docs/protocols.md."""
+    page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
+    assert f"percent of {coverage.ROUNDS} lists" in page and f"{coverage.SAMPLES}\nsamples of identities" in page
+    table = page.partition("<!-- coverage -->")[2].partition("<!-- /coverage -->")[0].strip().splitlines()[2:]
+    lines = [[int(number.replace(",", "")) for number in re.findall(r"[\d,]+", row)] for row in table]
+    return {(line[0], line[1]): line[2:] for line in lines}
+
+
+def test_the_page_lists_what_is_measured():
+    assert list(documented()) == [(n, coverage.pairs(n, different)) for n, different in coverage.LISTS]
+
+
+@pytest.mark.slow
+def test_intervals_of_mindcf_are_too_low_where_different_trials_are_few():
+    """The table of docs/protocols.md without its longest list; a rounding may fall otherwise on another processor."""
+    true, page = coverage.truth(), documented()
+    for identities, different in coverage.LISTS[1:]:
+        found = np.ravel(coverage.percent(identities, different, true))
+        assert np.abs(found - page[identities, coverage.pairs(identities, different)]).max() <= 1
+    assert page[100, 1000][4] < page[100, 5000][4] - 20 < page[100, 1000][0] - 20  # control: the EER's hold it
