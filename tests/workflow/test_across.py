@@ -72,7 +72,7 @@ def test_the_report_shows_them_beside_the_runs_own(across):
         for stage in stages
         for row in (
             (stage, "demo", "official", f"{folder}/{stage}", True),
-            (stage, "demo_prid2011", "0", f"{folder}/{stage}/on/demo_prid2011-0", True),
+            (stage, "demo_prid2011", "0", f"{folder}/{stage}", True),  # the folder of the training; scores lie in on/demo_prid2011-0
         )
     ] + [("teacher", "demo", "official", f"{folder}/teacher", False)]
     with open(across / "results/report/scores.csv", newline="") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.workflow.conftest import jobs, snakemake
 
 pytestmark = pytest.mark.slow
 TINY = str(REPOSITORY / "workflow/config/tiny.yaml")
-TRAINING = {"resolve_config", "fit", "embed", "score", "report"}
+TRAINING = {"resolve_config", "fit", "embed", "score", "embed_across", "score_across", "report"}
 
 
 def planned(folder, *setting):
@@ -43,6 +44,21 @@ def test_a_frame_setting_reruns_frames_and_not_audio(tiny_run):
     rerun = planned(tiny_run[0], "datasets={demo: {frames: {quality: 90}}}")
     assert {"encode_frames", "pack_shard", "fit"} <= rerun
     assert not {"make_demo", "read_tracklets", "encode_companion", "align_companion"} & rerun
+
+
+def test_scores_are_printed_with_what_they_are_numbers_of_and_the_report_says_the_same(tiny_run):
+    done = snakemake(tiny_run[0], "--configfile", TINY, "--", "evaluate_student_demo")
+    assert done.returncode == 0 and jobs(done.stdout) == {"evaluate_student_demo": 1}
+    report = (tiny_run[0] / "results/report.md").read_text().replace("\\", "")
+    for protocol, ap in (("mars_torchreid", "AP at hits"), ("mars_official", "trapezoid AP"), ("mars_merged", "AP at hits")):
+        block = done.stdout.partition(f"\ndemo · {protocol}\n")[2].partition("\n\n")[0]
+        assert re.match(rf"  gallery \d+ · \d/8 queries valid · {ap} · mean over (valid|all) queries\n", block)
+        assert "  single split (official), single seed (0) · features: 16 values, as they are, squared euclidean\n" in block
+        assert "bootstrap interval over queries, 2,000 draws, seed 0" in block
+        for stage in ("untrained", "baseline", "student"):
+            numbers = re.search(rf"dubbernet_demo · {stage} +frames only +(.*)", block)[1]
+            (row,) = [line for line in report.splitlines() if f"· {stage} | frames only | {protocol} |" in line]
+            assert all(f"| {cell} |" in row for cell in re.split(r"  +", numbers.strip()))
 
 
 def test_the_report_is_there_and_says_what_it_must(tiny_run):
