@@ -44,8 +44,9 @@ AT_ONCE = 2
 SENTENCE = re.compile(r"^error: .*results/\S*: no space left to write it .*run the same command again", re.MULTILINE)
 NOTE = re.compile(r"^note: .*(are free here; make room|must not be written; get the right to).* run the same command again$", re.MULTILINE)
 OURS = re.compile(rf'File "{re.escape(str(ROOT))}/(pipeline|shards|model|train|evaluate)/')
-NOTICED = {"swallowing": "looks finished and is not", "untold": "no sentence", "littering": "left "}
-"""What the check of a whole run must find where the steps have a broken `atomic`; `in_place` is mended by Snakemake, which deletes
+NOTICED = {"swallowing": "looks finished and is not|a traceback", "untold": "no sentence", "littering": "left "}
+"""What the check of a whole run must find where the steps have a broken `atomic` (an error that is swallowed leaves half a file, or a step
+that falls over what it lacks, depending on the file that the disk refused); `in_place` is mended by Snakemake, which deletes
 what a failed step has made, and is tried with the writers alone."""
 CHANGING = ("results/tensorboard/", "results/checkpoints/")
 """Parts of a training's tree whose bytes hold dates and host names; checkpoints are checked by the digests that they carry."""
@@ -255,7 +256,7 @@ def broken(folder: Path, name: str) -> dict[str, str]:
 
 def noticed(outcome: Outcome, kind: str) -> bool:
     """Whether the check has found what it must with this broken `atomic`."""
-    return any(NOTICED[kind] in fault for fault in outcome.faults)
+    return any(re.search(NOTICED[kind], fault) for fault in outcome.faults)
 
 
 def figures(folder: Path, scale: float) -> Iterator[Figure]:
