@@ -9,7 +9,8 @@ trainings on one split a query is drawn with all its answers, so the interval sa
 
 Splits of one data set share persons: of ten halves of iLIDS-VID each person is in about five. So queries are drawn from all splits
 together, once, and each split takes those of its own; drawing anew for each split would count a person's luck five times as if it
-were independent, and give intervals that hold the truth in 57 to 72 of 100 cases instead of 95 (tests/evaluate/test_bootstrap.py).
+were independent, and give intervals that hold the truth in 57 to 72 of 100 cases instead of 95 (simulated: 300 persons, ten random halves;
+tests/evaluate/test_bootstrap.py has a smaller form).
 The draws are seeded with the name of the test set and nothing else: the same queries meet the same draws under any network.
 """
 
